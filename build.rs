@@ -1,0 +1,20 @@
+//! Compiles `proto/` without a `protoc` on the machine: one descriptor set feeds the generated types, gRPC reflection and
+//! the JSON mapping.
+use std::path::PathBuf;
+
+use prost::Message as _;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let files = [
+        "proto/fetchbox/v1/model.proto",
+        "proto/fetchbox/v1/job.proto",
+        "proto/fetchbox/v1/ledger.proto",
+        "proto/fetchbox/v1/ipc.proto",
+    ];
+    println!("cargo:rerun-if-changed=proto");
+    let set = protox::compile(files, ["proto"])?;
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("fetchbox.bin"), set.encode_to_vec())?;
+    tonic_prost_build::configure().compile_fds(set)?;
+    Ok(())
+}

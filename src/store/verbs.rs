@@ -1,0 +1,143 @@
+//! What the verbs take and give.
+
+use crate::model::{
+    DeadLetterId, Failure, Job, JobId, JobState, JobType, Manifest, NewLog, Priority, StoredObject, TaskIndex, TaskRef,
+    TaskSpec, Tenant,
+};
+
+/// A job that passed every check.
+#[derive(Debug, Clone)]
+pub struct NewJob {
+    pub id: JobId,
+    pub job_type: JobType,
+    pub tenant: Tenant,
+    pub priority: Priority,
+    pub trace_id: String,
+    /// Has no resources; moved by clients.
+    pub external: bool,
+    pub idempotency: Option<Idempotency>,
+    pub manifest: Manifest,
+    /// One per resource task, in order. A handler may plan other tasks than the manifest's resources.
+    pub tasks: Vec<TaskSpec>,
+    pub manifest_bucket: String,
+    pub manifest_key: String,
+    pub now_ms: i64,
+    /// RATE_LIMITED when more tasks than this would be open.
+    pub open_tasks_max: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Idempotency {
+    /// First half of SHA-256 over tenant, job type and key.
+    pub key: [u8; 16],
+    /// SHA-256 of the manifest's canonical form.
+    pub body: [u8; 32],
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admitted {
+    pub job: JobId,
+    pub manifest_key: String,
+    pub resource_count: u32,
+    pub duplicate: bool,
+}
+
+/// Where in the queue a task was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum QueueKey {
+    Ready { priority: Priority, seq: u64 },
+    Due { at_ms: i64, task: TaskRef },
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct LeaseWant {
+    pub task: TaskRef,
+    pub from: QueueKey,
+    pub until_ms: i64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    pub task: TaskRef,
+    /// Greater than every epoch before it: a result that names an older one is refused.
+    pub epoch: u64,
+    /// Counts from 1.
+    pub attempt: u32,
+}
+
+#[derive(Debug, Clone)]
+pub struct Settlement {
+    pub task: TaskRef,
+    pub epoch: u64,
+    pub now_ms: i64,
+    pub started_at_ms: i64,
+    pub end: End,
+    /// The attempt's line in the job's log, written in the same batch.
+    pub log: Option<NewLog>,
+}
+
+#[derive(Debug, Clone)]
+pub enum End {
+    /// A resource's object is in the store.
+    Stored(StoredObject),
+    /// The manifest task only.
+    ManifestStored,
+    /// Failed, to be tried again.
+    Retry { failure: Failure, not_before_ms: i64 },
+    /// Not counted as an attempt: storage is parked, or the daemon stops.
+    Released { failure: Option<Failure>, not_before_ms: i64 },
+    /// Given up: a dead letter is written.
+    Dead(Failure),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settled {
+    /// `ended`: the job's terminal state if this was its last open task.
+    Applied {
+        ended: Option<JobState>,
+    },
+    Stale,
+}
+
+#[derive(Debug, Clone)]
+pub struct Canceled {
+    pub job: Job,
+    /// Attempts that run now and should be stopped; their results will be refused.
+    pub running: Vec<TaskRef>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replayed {
+    pub job: JobId,
+    pub task: TaskIndex,
+}
+
+/// A client's change of a job. For a job with resources only phase and message.
+#[derive(Debug, Clone)]
+pub struct StatusChange {
+    pub job: JobId,
+    /// None: leave it.
+    pub state: Option<JobState>,
+    pub phase: Option<String>,
+    pub failure: Option<Failure>,
+    /// None: whatever it is.
+    pub expected_revision: Option<u64>,
+    pub now_ms: i64,
+}
+
+/// One thing to delete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Prune {
+    /// A terminal job with everything of it; its dead letters stay.
+    Job(JobId),
+    /// A terminal job's log records with offsets below `until`.
+    Logs {
+        job: JobId,
+        until: u64,
+    },
+    /// The idempotency key of a job.
+    Idempotency(JobId),
+    DeadLetter(DeadLetterId),
+    /// One recent-failure row.
+    FailureRow(DeadLetterId),
+}

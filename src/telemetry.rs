@@ -1,0 +1,128 @@
+//! Metric names and log output.
+//!
+//! Owns: the Prometheus registry with every name FetchBox publishes, and the set-up of `tracing`.
+//! Must not know: any room. Every room may name it.
+//!
+//! A job id is never a label.
+
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+/// Seconds, from a tenth of a millisecond to a minute.
+const LATENCY_BUCKETS: [f64; 14] =
+    [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0];
+
+macro_rules! metrics {
+    ($($field:ident: $kind:ident $name:literal $([$($label:literal),*])? $help:literal;)*) => {
+        /// Everything a daemon counts. One per daemon, shared by reference.
+        #[derive(Clone)]
+        pub struct Metrics {
+            registry: Registry,
+            $(#[doc = $help] pub $field: $kind,)*
+        }
+
+        impl Metrics {
+            /// # Panics
+            /// Only if two metrics below had the same name, which a test would show.
+            #[allow(clippy::expect_used)]
+            pub fn new() -> Self {
+                let registry = Registry::new();
+                $(let $field = $kind::made($name, $help, &[$($($label),*)?]);
+                registry.register(Box::new($field.clone())).expect("metric names are unique");)*
+                Self { registry, $($field,)* }
+            }
+
+            /// Every name, for the documentation's test.
+            pub const NAMES: &'static [&'static str] = &[$($name),*];
+        }
+    };
+}
+
+metrics! {
+    jobs_accepted: IntCounter "fetchbox_jobs_accepted_total" "Jobs made durable.";
+    tasks_completed: IntCounter "fetchbox_tasks_completed_total" "Resources stored.";
+    tasks_failed: IntCounterVec "fetchbox_tasks_failed_total" ["code"] "Resources given up, by failure code.";
+    queue_depth: IntGauge "fetchbox_queue_depth" "Tasks that wait.";
+    dlq_size: IntGauge "fetchbox_dlq_size" "Dead letters kept.";
+    worker_busy: IntGauge "fetchbox_worker_busy_count" "Worker places in use.";
+    api_requests: IntCounterVec "fetchbox_api_requests_total" ["status", "route"] "Requests answered, by status and route.";
+    ingest_jobs: IntCounterVec "fetchbox_ingest_jobs_total" ["result"] "Submissions, by result.";
+    ingest_bytes: IntCounter "fetchbox_ingest_bytes_total" "Bytes of submitted manifests.";
+    ingest_duration: Histogram "fetchbox_ingest_duration_seconds" "From a submission's arrival to its acknowledgement.";
+    operator_requests: IntCounter "fetchbox_operator_requests_total" "Requests that list, control or clean.";
+    tasks_inflight: IntGauge "fetchbox_worker_tasks_inflight" "Attempts that run.";
+    download_latency: Histogram "fetchbox_worker_download_latency_seconds" "From an attempt's start to its object being stored.";
+    download_failures: IntCounterVec "fetchbox_worker_download_failures_total" ["code"] "Failed attempts that were the origin's, by code.";
+    storage_failures: IntCounterVec "fetchbox_worker_storage_failures_total" ["code"] "Failed attempts that were the object store's, by code.";
+    worker_dlq: IntCounter "fetchbox_worker_dlq_total" "Dead letters written.";
+    bytes_stored: IntCounter "fetchbox_worker_bytes_stored_total" "Bytes of stored objects.";
+    ledger_jobs_created: IntCounter "fetchbox_ledger_jobs_created_total" "Job rows created.";
+    ledger_jobs_updated: IntCounter "fetchbox_ledger_jobs_updated_total" "Job rows changed.";
+    ledger_logs_written: IntCounter "fetchbox_ledger_logs_written_total" "Log records written.";
+    ledger_idempotency_hits: IntCounter "fetchbox_ledger_idempotency_hits_total" "Submissions answered with an earlier job.";
+    ledger_idempotency_misses: IntCounter "fetchbox_ledger_idempotency_misses_total" "Submissions with a key that was new.";
+    ledger_pruned_jobs: IntCounter "fetchbox_ledger_pruned_jobs_total" "Jobs deleted by retention.";
+    ledger_pruned_logs: IntCounter "fetchbox_ledger_pruned_logs_total" "Log records deleted by retention.";
+    commit_latency: Histogram "fetchbox_commit_latency_seconds" "One group's write and sync.";
+    commit_groups: IntCounter "fetchbox_commit_groups_total" "Groups committed.";
+    service_ready: IntGaugeVec "service_ready" ["service"] "1 while the part can do its work.";
+}
+
+impl Metrics {
+    /// The text a Prometheus server scrapes.
+    pub fn render(&self) -> String {
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The one way each kind of metric is made here.
+trait Made: Sized {
+    fn made(name: &str, help: &str, labels: &[&str]) -> Self;
+}
+
+macro_rules! made {
+    ($kind:ident, |$name:ident, $help:ident, $labels:ident| $make:expr) => {
+        impl Made for $kind {
+            #[allow(clippy::expect_used)]
+            fn made($name: &str, $help: &str, $labels: &[&str]) -> Self {
+                let _ = $labels;
+                $make.expect("metric names and labels are valid")
+            }
+        }
+    };
+}
+
+made!(IntCounter, |name, help, labels| IntCounter::new(name, help));
+made!(IntGauge, |name, help, labels| IntGauge::new(name, help));
+made!(IntCounterVec, |name, help, labels| IntCounterVec::new(Opts::new(name, help), labels));
+made!(IntGaugeVec, |name, help, labels| IntGaugeVec::new(Opts::new(name, help), labels));
+made!(Histogram, |name, help, labels| Histogram::with_opts(
+    HistogramOpts::new(name, help).buckets(LATENCY_BUCKETS.to_vec())
+));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_published_name_is_scraped() {
+        let metrics = Metrics::new();
+        metrics.tasks_failed.with_label_values(&["DOWNLOAD_NOT_FOUND"]).inc();
+        metrics.api_requests.with_label_values(&["OK", "GetJob"]).inc();
+        metrics.ingest_jobs.with_label_values(&["accepted"]).inc();
+        metrics.download_failures.with_label_values(&["DOWNLOAD_TIMEOUT"]).inc();
+        metrics.storage_failures.with_label_values(&["UPLOAD_FAILED"]).inc();
+        metrics.service_ready.with_label_values(&["store"]).set(1);
+        let text = metrics.render();
+        for name in Metrics::NAMES {
+            assert!(text.contains(name), "{name} is missing");
+        }
+    }
+}
