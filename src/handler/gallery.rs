@@ -150,7 +150,8 @@ mod tests {
 
     #[test]
     fn a_gallery_url_that_is_none_refuses_the_job_and_says_so() {
-        let wrong = [r#"{"gallery_url":5}"#, r#"{"gallery_url":"ftp://x/"}"#, "{\"gallery_url\":\"http://a/\\r\\nX: y\"}"];
+        let wrong =
+            [r#"{"gallery_url":5}"#, r#"{"gallery_url":"ftp://x/"}"#, "{\"gallery_url\":\"http://a/\\r\\nX: y\"}"];
         for metadata in wrong {
             let error = tasks(metadata, vec![]).unwrap_err();
             assert!(error.message.starts_with("metadata.gallery_url ") && !error.retryable, "{}", error.message);

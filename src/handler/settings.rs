@@ -246,7 +246,8 @@ mod tests {
 
     #[test]
     fn the_section_reads_as_it_is_written() {
-        let text = "handlers_only: true\ngallery:\n  handler: gallery\n  headers: { X-A: b }\n  storage: { bucket: images }\n";
+        let text =
+            "handlers_only: true\ngallery:\n  handler: gallery\n  headers: { X-A: b }\n  storage: { bucket: images }\n";
         let options: Options = serde_yaml::from_str(text).unwrap();
         assert!(options.handlers_only);
         assert_eq!(options.types["gallery"].storage.bucket.as_deref(), Some("images"));
