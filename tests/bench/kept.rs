@@ -42,7 +42,10 @@ pub fn run(many: u64, rounds: u64) {
             }
         }
     });
-    println!("{:<20} {:>12} {:>12} {:>7} {:>12} {:>12} {:>7}", "ms", "p50 few", "p50 many", "ratio", "p99 few", "p99 many", "ratio");
+    println!(
+        "{:<20} {:>12} {:>12} {:>7} {:>12} {:>12} {:>7}",
+        "ms", "p50 few", "p50 many", "ratio", "p99 few", "p99 many", "ratio"
+    );
     for (index, call) in CALLS.iter().enumerate() {
         let quantile = |server: usize, q: f64| {
             let mut times = figures[server][index].clone();
@@ -69,7 +72,8 @@ fn fill(server: &Server, kept: u64) {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        let client = Arc::new(IpcClient::connect(server.socket(), &Options::default()).await.expect("the socket accepts"));
+        let client =
+            Arc::new(IpcClient::connect(server.socket(), &Options::default()).await.expect("the socket accepts"));
         let done = futures_util::stream::iter(0..kept / 2).for_each_concurrent(60, |_| {
             let client = Arc::clone(&client);
             async move {
@@ -84,7 +88,11 @@ fn fill(server: &Server, kept: u64) {
 
 fn external() -> SubmitJobRequest {
     let manifest = Manifest { manifest_version: "v1".into(), ..Manifest::default() };
-    SubmitJobRequest { job_type: "external".into(), source: Some(Source::Manifest(manifest)), ..SubmitJobRequest::default() }
+    SubmitJobRequest {
+        job_type: "external".into(),
+        source: Some(Source::Manifest(manifest)),
+        ..SubmitJobRequest::default()
+    }
 }
 
 fn moved(job_id: &str, state: JobState) -> UpdateJobStatusRequest {
@@ -115,7 +123,10 @@ impl Probe {
             figures[1].push(begun.elapsed().as_secs_f64() * 1e3);
 
             let begun = Instant::now();
-            self.grpc.list_jobs(ListJobsRequest { page_size: 100, ..ListJobsRequest::default() }).await.expect("a page");
+            self.grpc
+                .list_jobs(ListJobsRequest { page_size: 100, ..ListJobsRequest::default() })
+                .await
+                .expect("a page");
             figures[2].push(begun.elapsed().as_secs_f64() * 1e3);
 
             let request = WatchJobRequest { job_id: job.job_id.clone(), after_revision: 0 };
