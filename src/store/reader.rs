@@ -169,6 +169,14 @@ impl Reader {
     pub fn owed_after(&self, _after: JobId, _rows: usize) -> Result<Vec<JobId>, Refusal> {
         todo!()
     }
+    /// Whether a submission with the job's idempotency key would still be answered with this job.
+    pub fn has_idempotency_key(&self, _id: JobId) -> Result<bool, Refusal> {
+        todo!()
+    }
+    /// What the letter adds to [`Counters::dead_letter_bytes`]; 0 when it is gone.
+    pub fn dead_letter_bytes(&self, _id: DeadLetterId) -> Result<u64, Refusal> {
+        todo!()
+    }
     pub fn uploads(&self, _rows: usize) -> Result<Vec<UploadRecord>, Refusal> {
         todo!()
     }
