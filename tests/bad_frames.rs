@@ -50,7 +50,7 @@ async fn a_frame_cut_anywhere_stores_nothing() {
         wire.finish().await;
         assert!(wire.is_closed().await, "cut at {cut}");
     }
-    assert_eq!(ask::jobs(&mut host.client().await).await.len(), 0);
+    assert_eq!(ask::jobs(&host.client().await).await.len(), 0);
     let accepted = host.ipc().await.submit(keyed(submission(&[resource("b", "http://127.0.0.1:9/b")]), "cut")).await;
     assert!(!accepted.unwrap().duplicate, "the key of a request that never came whole was taken");
 }
@@ -63,7 +63,7 @@ async fn what_was_sent_whole_before_the_client_hung_up_is_kept() {
     wire.finish().await;
     let answer = wire.receive().await.expect("an answer although nothing more is sent");
     assert!(matches!(answer.body, Some(pb::ipc_response::Body::Submit(_))), "{answer:?}");
-    assert_eq!(ask::jobs(&mut host.client().await).await.len(), 1);
+    assert_eq!(ask::jobs(&host.client().await).await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -197,7 +197,7 @@ async fn a_thousand_hostile_connections_neither_fill_the_memory_nor_stop_the_ser
         crowd.spawn(hostile(path.clone(), at, bomb.clone()));
     }
     let mut most = 0;
-    let mut ipc = daemon.ipc().await;
+    let ipc = daemon.ipc().await;
     for at in 0..100 {
         let manifest = keyed(submission(&[resource("a", "http://127.0.0.1:9/a")]), &format!("honest {at}"));
         ipc.submit(manifest).await.unwrap();
@@ -207,7 +207,7 @@ async fn a_thousand_hostile_connections_neither_fill_the_memory_nor_stop_the_ser
     assert!(most <= 200 * MIB, "{} MiB resident", most / MIB);
     println!("{} MiB resident at most", most / MIB);
     crowd.abort_all();
-    assert_eq!(ask::jobs(&mut daemon.client().await).await.len(), 100, "only the honest client's jobs are kept");
+    assert_eq!(ask::jobs(&daemon.client().await).await.len(), 100, "only the honest client's jobs are kept");
     assert!(!daemon.stderr().contains("panicked"), "{}", daemon.stderr());
     let (code, _) = daemon.terminate().await;
     assert_eq!(code, Some(0));

@@ -1,5 +1,6 @@
 //! Manifests that are wrong, one field at a time and all at once: a code, a path for each violation, and nothing stored.
 
+use fetchbox::client::Error;
 use fetchbox::client::ipc::IpcClient;
 use serde_json::{Value, json};
 
@@ -16,10 +17,17 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-async fn refused(ipc: &mut IpcClient, request: pb::SubmitJobRequest) -> pb::ErrorDetail {
+async fn refused(ipc: &IpcClient, request: pb::SubmitJobRequest) -> pb::ErrorDetail {
     match ipc.submit(request).await {
         Ok(accepted) => panic!("accepted as {}", accepted.job_id),
-        Err(error) => error.detail().cloned().unwrap_or_else(|| panic!("no detail: {error}")),
+        Err(error) => detail_of(error),
+    }
+}
+
+fn detail_of(error: Error) -> pb::ErrorDetail {
+    match error {
+        Error::Refused { detail, .. } => *detail,
+        Error::Unreachable { .. } | Error::Protocol { .. } => panic!("no refusal: {error}"),
     }
 }
 
@@ -89,19 +97,19 @@ fn wrong_at() -> Vec<(&'static str, Value)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_wrong_field_is_named_and_nothing_is_stored() {
     let host = Host::start(|_| {}).await;
-    let mut ipc = host.ipc().await;
+    let ipc = host.ipc().await;
     for (path, manifest) in wrong_at() {
         let text = manifest.to_string();
         let shown: String = text.chars().take(200).collect();
-        let error = refused(&mut ipc, raw(text)).await;
+        let error = refused(&ipc, raw(text)).await;
         assert_eq!(error.code, "INVALID_PAYLOAD", "{shown}: {error:?}");
         assert!(!error.retryable);
         assert!(paths(&error).iter().any(|told| told.starts_with(path)), "{path} in {shown}: {:?}", paths(&error));
         assert!(!format!("{error:?}").contains("hush"), "a password is repeated: {error:?}");
     }
-    let mut client = host.client().await;
-    assert_eq!(ask::jobs(&mut client).await.len(), 0);
-    assert_eq!(ask::stats(&mut client).await.queue_depth, 0);
+    let client = host.client().await;
+    assert_eq!(ask::jobs(&client).await.len(), 0);
+    assert_eq!(ask::stats(&client).await.queue_depth, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,9 +127,9 @@ async fn everything_that_is_wrong_is_reported_at_once_by_every_door() {
     let wanted =
         ["manifest_version", "metadata", "resources[0].id", "resources[0].url", "resources[2].id", "resources[3].checksum"];
     let request = raw(manifest.to_string());
-    let by_socket = refused(&mut host.ipc().await, request.clone()).await;
+    let by_socket = refused(&host.ipc().await, request.clone()).await;
     let by_grpc = host.client().await.submit_job(request.clone()).await.unwrap_err();
-    let by_grpc = by_grpc.detail().expect("details in the gRPC status").clone();
+    let by_grpc = detail_of(by_grpc);
     let dry = host.client().await.validate_manifest(request).await.unwrap();
     assert!(!dry.valid);
     let dry: Vec<&str> = dry.violations.iter().map(|violation| violation.path.as_str()).collect();
@@ -135,7 +143,7 @@ async fn everything_that_is_wrong_is_reported_at_once_by_every_door() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_manifest_at_all_is_refused() {
     let host = Host::start(|_| {}).await;
-    let mut ipc = host.ipc().await;
+    let ipc = host.ipc().await;
     let mut surprise = document(&[resource("a", URL)]);
     surprise["surprise"] = json!(1);
     let twice = r#"{"manifest_version":"v1","manifest_version":"v1","resources":[{"id":"a","url":"http://x/"}]}"#;
@@ -155,52 +163,52 @@ async fn what_is_no_manifest_at_all_is_refused() {
     ];
     for text in documents {
         let shown = String::from_utf8_lossy(&text[..text.len().min(60)]).into_owned();
-        assert_eq!(refused(&mut ipc, raw(text)).await.code, "INVALID_PAYLOAD", "{shown}");
+        assert_eq!(refused(&ipc, raw(text)).await.code, "INVALID_PAYLOAD", "{shown}");
     }
-    assert_eq!(refused(&mut ipc, pb::SubmitJobRequest::default()).await.code, "INVALID_PAYLOAD", "no source");
-    assert_eq!(ask::jobs(&mut host.client().await).await.len(), 0);
+    assert_eq!(refused(&ipc, pb::SubmitJobRequest::default()).await.code, "INVALID_PAYLOAD", "no source");
+    assert_eq!(ask::jobs(&host.client().await).await.len(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn job_types_tenants_and_keys_that_could_be_paths_are_refused() {
     let host = Host::start(|_| {}).await;
-    let mut ipc = host.ipc().await;
+    let ipc = host.ipc().await;
     let fine = || submission(&[resource("a", URL)]);
     for job_type in ["../x", "A", "a b", "a/b", &"l".repeat(65)] {
-        let code = refused(&mut ipc, typed(fine(), job_type)).await.code;
+        let code = refused(&ipc, typed(fine(), job_type)).await.code;
         assert!(["INVALID_PAYLOAD", "UNSUPPORTED_JOB_TYPE"].contains(&code.as_str()), "{job_type}: {code}");
     }
-    assert_eq!(refused(&mut ipc, pb::SubmitJobRequest { tenant: "../x".to_owned(), ..fine() }).await.code, "INVALID_PAYLOAD");
-    assert_eq!(refused(&mut ipc, keyed(fine(), &"k".repeat(257))).await.code, "INVALID_PAYLOAD");
-    assert_eq!(refused(&mut ipc, typed(fine(), "nobody-configured-this")).await.code, "UNSUPPORTED_JOB_TYPE");
+    assert_eq!(refused(&ipc, pb::SubmitJobRequest { tenant: "../x".to_owned(), ..fine() }).await.code, "INVALID_PAYLOAD");
+    assert_eq!(refused(&ipc, keyed(fine(), &"k".repeat(257))).await.code, "INVALID_PAYLOAD");
+    assert_eq!(refused(&ipc, typed(fine(), "nobody-configured-this")).await.code, "UNSUPPORTED_JOB_TYPE");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gzip_bomb_costs_no_memory_and_broken_gzip_is_named() {
     let host = Host::start(|_| {}).await;
-    let mut ipc = host.ipc().await;
+    let ipc = host.ipc().await;
     let packed = |bytes: Vec<u8>| pb::SubmitJobRequest {
         source: Some(pb::submit_job_request::Source::ManifestJsonGzip(bytes)),
         ..Default::default()
     };
     let bomb = gzip(&vec![b' '; 64 * 1024 * 1024]);
     assert!(bomb.len() < 100_000);
-    assert_eq!(refused(&mut ipc, packed(bomb)).await.code, "PAYLOAD_TOO_LARGE");
+    assert_eq!(refused(&ipc, packed(bomb)).await.code, "PAYLOAD_TOO_LARGE");
     let whole = gzip(document(&[resource("a", URL)]).to_string().as_bytes());
     let mut wrong_sum = whole.clone();
     let sum_at = wrong_sum.len() - 8;
     wrong_sum[sum_at] ^= 1;
     for broken in [b"not gzip".to_vec(), vec![], whole[..whole.len() - 9].to_vec(), wrong_sum, gzip(&whole)] {
-        assert_eq!(refused(&mut ipc, packed(broken)).await.code, "INVALID_PAYLOAD");
+        assert_eq!(refused(&ipc, packed(broken)).await.code, "INVALID_PAYLOAD");
     }
-    assert_eq!(refused(&mut ipc, raw(vec![b' '; 5_000_001])).await.code, "PAYLOAD_TOO_LARGE");
+    assert_eq!(refused(&ipc, raw(vec![b' '; 5_000_001])).await.code, "PAYLOAD_TOO_LARGE");
     ipc.submit(packed(whole)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_means_one_manifest_however_it_is_written() {
     let mut host = Host::start(|_| {}).await;
-    let mut ipc = host.ipc().await;
+    let ipc = host.ipc().await;
     let manifest = document(&[resource("a", URL).with("tags", json!({ "x": "1", "y": "2" }))]);
     let first = ipc.submit(keyed(raw(manifest.to_string()), "key")).await.unwrap();
     assert!(!first.duplicate);
@@ -217,7 +225,7 @@ async fn a_key_means_one_manifest_however_it_is_written() {
         assert_eq!((again.job_id.as_str(), again.duplicate), (first.job_id.as_str(), true));
     }
     let other = keyed(submission(&[resource("a", "http://127.0.0.1:9/other")]), "key");
-    let error = refused(&mut ipc, other.clone()).await;
+    let error = refused(&ipc, other.clone()).await;
     assert_eq!((error.code.as_str(), error.job_id.as_str()), ("ALREADY_EXISTS", first.job_id.as_str()));
     let elsewhere = ipc.submit(pb::SubmitJobRequest { tenant: "other".to_owned(), ..other }).await.unwrap();
     assert_ne!(elsewhere.job_id, first.job_id);
@@ -232,19 +240,19 @@ async fn equal_keys_at_the_same_moment_make_one_job() {
     let host = Host::start(|_| {}).await;
     let mut racers = tokio::task::JoinSet::new();
     for _ in 0..32 {
-        let mut ipc = host.ipc().await;
+        let ipc = host.ipc().await;
         racers.spawn(async move { ipc.submit(keyed(submission(&[resource("a", URL)]), "race")).await.unwrap() });
     }
     let answers = racers.join_all().await;
     assert_eq!(answers.iter().filter(|answer| !answer.duplicate).count(), 1);
     assert!(answers.iter().all(|answer| answer.job_id == answers[0].job_id));
-    assert_eq!(ask::jobs(&mut host.client().await).await.len(), 1);
+    assert_eq!(ask::jobs(&host.client().await).await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ids_that_are_paths_or_strangers_are_refused_by_every_question() {
     let host = Host::start(|_| {}).await;
-    let mut client = host.client().await;
+    let client = host.client().await;
     for bad in ["", "../../etc/passwd", "a/b", "\0", &"x".repeat(10_000), "0190A7C2-0000-7000-8000-000000000000"] {
         let error = client.get_job(pb::GetJobRequest { job_id: bad.to_owned() }).await.unwrap_err();
         assert!(["INVALID_PAYLOAD", "NOT_FOUND"].contains(&error.code()), "{bad:?}: {error}");

@@ -28,13 +28,13 @@ async fn not_started(home: &Home) -> NotStarted {
 async fn a_second_daemon_on_one_data_directory_is_kept_out() {
     let home = Home::new();
     let daemon = home.start().await;
-    let job_id = ask::submit(&mut daemon.client().await, submission(&[resource("a", "http://127.0.0.1:9/a")])).await;
+    let job_id = ask::submit(&daemon.client().await, submission(&[resource("a", "http://127.0.0.1:9/a")])).await;
     let ended = not_started(&home).await;
     assert_eq!(ended.code, TEMPORARY, "{}", ended.stderr);
     assert!(ended.stderr.contains(home.data_dir().to_str().unwrap()), "{}", ended.stderr);
     let checked = home.run(&["check"]).await;
     assert_eq!(checked.status.code(), TEMPORARY, "check beside a running daemon");
-    ask::job(&mut daemon.client().await, &job_id).await;
+    ask::job(&daemon.client().await, &job_id).await;
     daemon.kill().await;
     home.start().await.kill().await;
 }
@@ -128,7 +128,7 @@ fn version_file(home: &Home) -> std::path::PathBuf {
 async fn a_lost_mark_or_a_lost_database_is_damage_not_a_fresh_start() {
     let home = Home::new();
     let daemon = home.start().await;
-    ask::submit(&mut daemon.client().await, submission(&[resource("a", "http://127.0.0.1:9/a")])).await;
+    ask::submit(&daemon.client().await, submission(&[resource("a", "http://127.0.0.1:9/a")])).await;
     daemon.kill().await;
     let (db, aside) = (home.data_dir().join("db"), home.path().join("aside"));
     std::fs::rename(&db, &aside).unwrap();

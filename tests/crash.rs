@@ -7,6 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use fetchbox::client::Options;
+use fetchbox::client::ipc::IpcClient;
+
 use crate::harness::binary::{Binary, Home};
 use crate::harness::checker::{self, AckLog, Checker, Shelf, Truth};
 use crate::harness::manifest::{keyed, path_of, resource, submission};
@@ -119,20 +122,20 @@ impl Load {
     async fn finish(self) {
         let daemon = self.home.start().await;
         let began = Instant::now();
-        let mut client = daemon.client().await;
+        let client = daemon.client().await;
         let mut acks = self.acks.read();
         acks.sort_by(|a, b| a.job_id.cmp(&b.job_id));
         assert!(!acks.is_empty(), "nothing was acknowledged: the rounds are too short");
         for ack in &acks {
-            ask::end_of(&mut client, &ack.job_id).await;
+            ask::end_of(&client, &ack.job_id).await;
         }
         // Admitted, but the answer was lost with the process: kept as well.
-        for job in ask::jobs(&mut client).await {
-            ask::end_of(&mut client, &job.job_id).await;
+        for job in ask::jobs(&client).await {
+            ask::end_of(&client, &job.job_id).await;
         }
         assert!(began.elapsed() < FINISH, "the last job ended after {:?}", began.elapsed());
         let checker = Checker { objects: Shelf::Folder(self.home.objects()), acks: &acks, truth: &truth, orphans_allowed: false };
-        checker.check(&mut client).await;
+        checker.check(&client).await;
         drop(client);
         let (code, _) = daemon.terminate().await;
         assert_eq!(code, Some(0));
@@ -149,7 +152,7 @@ async fn submit_all(
     acks: &AckLog,
     over: &AtomicBool,
 ) -> Vec<String> {
-    let Ok(mut ipc) = fetchbox::client::ipc::IpcClient::connect(socket).await else { return keys };
+    let Ok(mut ipc) = IpcClient::connect(socket, &Options { connect_timeout_ms: 1_000, ..Options::default() }).await else { return keys };
     let mut left = Vec::new();
     for key in keys {
         let (request, ids) = request_for(origin, &key);
@@ -201,15 +204,15 @@ async fn a_second_termination_ends_at_once() {
     let mut home = Home::new();
     home.config.drain_deadline_ms = 60_000;
     let daemon = home.start().await;
-    let mut client = daemon.client().await;
-    let job_id = ask::submit(&mut client, submission(&[resource("a", &origin.url("/hold"))])).await;
-    ask::job_when(&mut client, &job_id, |job| job.state() == pb::JobState::InProgress).await;
+    let client = daemon.client().await;
+    let job_id = ask::submit(&client, submission(&[resource("a", &origin.url("/hold"))])).await;
+    ask::job_when(&client, &job_id, |job| job.state() == pb::JobState::InProgress).await;
     drop(client);
     daemon.signal(rustix::process::Signal::TERM);
     let (_, took) = daemon.terminate().await;
     assert!(took < Duration::from_secs(20), "{took:?}");
     let daemon = home.start().await;
-    let job = ask::job(&mut daemon.client().await, &job_id).await;
+    let job = ask::job(&daemon.client().await, &job_id).await;
     assert!(!ask::is_terminal(&job), "{job:?}");
     daemon.kill().await;
 }

@@ -12,13 +12,13 @@ const DAMAGED: i32 = 65;
 /// Jobs acknowledged by a daemon that was then killed: its journal is all there is.
 async fn acknowledged(home: &Home) -> Vec<String> {
     let daemon = home.start().await;
-    let mut client = daemon.client().await;
+    let client = daemon.client().await;
     let pause = pb::ControlQueueRequest { action: pb::ControlAction::Pause.into(), ..Default::default() };
     client.control_queue(pause).await.unwrap();
     let mut jobs = Vec::new();
     for at in 0..JOBS {
         let manifest = submission(&[resource("a", "http://127.0.0.1:9/x"), resource("b", "http://127.0.0.1:9/y")]);
-        jobs.push(ask::submit(&mut client, keyed(manifest, &format!("key {at}"))).await);
+        jobs.push(ask::submit(&client, keyed(manifest, &format!("key {at}"))).await);
     }
     drop(client);
     daemon.kill().await;
@@ -59,8 +59,8 @@ fn copy(from: &Path, to: &Path) {
 }
 
 async fn serves_everything(daemon: &Binary, jobs: &[String]) -> Result<(), String> {
-    let mut client = daemon.client().await;
-    let listed = ask::jobs(&mut client).await;
+    let client = daemon.client().await;
+    let listed = ask::jobs(&client).await;
     if listed.len() != jobs.len() {
         return Err(format!("lists {} jobs of {}", listed.len(), jobs.len()));
     }
@@ -133,7 +133,7 @@ async fn what_can_be_read_of_a_damaged_directory_is_salvaged_and_the_rest_is_lis
     assert!(!said.trim().is_empty(), "the salvage says nothing");
     home.config.data_dir = saved;
     let daemon = home.start().await;
-    let kept = ask::jobs(&mut daemon.client().await).await;
+    let kept = ask::jobs(&daemon.client().await).await;
     assert!(kept.len() > JOBS / 4 && kept.len() <= JOBS, "{} of {JOBS} jobs were kept", kept.len());
     assert!(kept.iter().all(|job| jobs.contains(&job.job_id)));
     daemon.kill().await;

@@ -29,7 +29,7 @@ async fn the_metrics_move_as_a_job_runs() {
     origin.on("/flaky", Behaviour::body(100, 2).fail_first(1, 503));
     origin.on("/gone", Behaviour::status(404));
     let host = Host::start(|_| {}).await;
-    let mut client = host.client().await;
+    let client = host.client().await;
     assert_eq!(value(&host, "fetchbox_jobs_accepted_total").await, 0.0);
 
     let pause = |action: pb::ControlAction| pb::ControlQueueRequest { action: action.into(), ..Default::default() };
@@ -41,7 +41,7 @@ async fn the_metrics_move_as_a_job_runs() {
     })
     .await;
     client.control_queue(pause(pb::ControlAction::Resume)).await.unwrap();
-    let job = ask::end_of(&mut client, &job_id).await;
+    let job = ask::end_of(&client, &job_id).await;
     assert_eq!((job.resources_completed, job.resources_failed), (2, 1));
 
     assert_eq!(value(&host, "fetchbox_jobs_accepted_total").await, 1.0);
@@ -93,8 +93,8 @@ async fn readiness_falls_with_the_object_store_and_comes_back_and_tasks_wait_mea
     assert_eq!(http_get(host.http(), "/health/ready").await.0, 200);
 
     s3.set_unreachable(true);
-    let mut client = host.client().await;
-    let job_id = ask::submit(&mut client, submission(&[resource("a", &origin.url("/a"))])).await;
+    let client = host.client().await;
+    let job_id = ask::submit(&client, submission(&[resource("a", &origin.url("/a"))])).await;
     let ready = |wanted: u16| {
         let at = host.http();
         move || async move { (http_get(at, "/health/ready").await.0 == wanted).then_some(()) }
@@ -103,17 +103,17 @@ async fn readiness_falls_with_the_object_store_and_comes_back_and_tasks_wait_mea
     assert_eq!(http_get(host.http(), "/health/live").await.0, 200, "unready is not dead");
     assert_eq!(labelled(&host, "service_ready{service=\"objects\"}").await, 0.0);
     eventually("the alarm", || {
-        let mut client = client.clone();
-        async move { (!ask::stats(&mut client).await.storage_alarm.is_empty()).then_some(()) }
+        let client = client.clone();
+        async move { (!ask::stats(&client).await.storage_alarm.is_empty()).then_some(()) }
     })
     .await;
-    assert_eq!(ask::letters(&mut client, pb::DeadLetterSelector::default()).await.len(), 0, "parked is not dead");
+    assert_eq!(ask::letters(&client, pb::DeadLetterSelector::default()).await.len(), 0, "parked is not dead");
 
     s3.set_unreachable(false);
     eventually("ready again", ready(200)).await;
-    let job = ask::end_of(&mut client, &job_id).await;
+    let job = ask::end_of(&client, &job_id).await;
     assert_eq!(job.state(), pb::JobState::Completed);
-    let task = &ask::tasks(&mut client, &job_id).await[0];
+    let task = &ask::tasks(&client, &job_id).await[0];
     assert_eq!(task.state(), pb::TaskState::Done);
     assert!(task.attempts <= 1, "waiting for our own store used up {} attempts", task.attempts);
 }

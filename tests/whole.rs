@@ -77,11 +77,11 @@ fn resources(origin: &Origin, big: usize) -> Vec<Resource> {
 async fn a_thousand_resources(origin: &Origin, big: usize, change: impl FnOnce(&mut Config)) -> (Host, pb::Job, Ack) {
     origin.on_fn("/", |seen| behaviour(&seen.path));
     let host = Host::start(change).await;
-    let mut client = host.client().await;
+    let client = host.client().await;
     let resources = resources(origin, big);
     let accepted = host.ipc().await.submit(submission(&resources)).await.unwrap();
     assert_eq!(accepted.resource_count as usize, RESOURCES);
-    let job = ask::end_of(&mut client, &accepted.job_id).await;
+    let job = ask::end_of(&client, &accepted.job_id).await;
 
     let expected = |wanted: fn(&Truth) -> bool| {
         let specs = resources.iter().map(|r| pb::DownloadTask { url: r.0["url"].as_str().unwrap().to_owned(), ..Default::default() });
@@ -107,8 +107,8 @@ fn requests_are_as_few_as_they_can_be(origin: &Origin, big: usize) {
 }
 
 async fn letters_match(host: &Host, job: &pb::Job) {
-    let mut client = host.client().await;
-    let letters = ask::letters(&mut client, pb::DeadLetterSelector { job_id: job.job_id.clone(), ..Default::default() });
+    let client = host.client().await;
+    let letters = ask::letters(&client, pb::DeadLetterSelector { job_id: job.job_id.clone(), ..Default::default() });
     let letters = letters.await;
     assert_eq!(letters.len() as u32, job.resources_failed);
     let mut by_code: BTreeMap<String, usize> = BTreeMap::new();
@@ -130,9 +130,9 @@ async fn a_mixed_manifest_ends_partial_and_the_folder_holds_exactly_what_the_ori
     requests_are_as_few_as_they_can_be(&origin, 0);
     letters_match(&host, &job).await;
     let checker = Checker { objects: Shelf::Folder(host.objects()), acks: &[ack], truth: &truth, orphans_allowed: false };
-    checker.check(&mut host.client().await).await;
+    checker.check(&host.client().await).await;
     host.restart().await;
-    checker.check(&mut host.client().await).await;
+    checker.check(&host.client().await).await;
     host.stop().await;
     checker::data_is_clean(&host.data_dir());
 }
@@ -153,7 +153,7 @@ async fn a_mixed_manifest_ends_the_same_in_s3_with_three_objects_of_forty_mebiby
     letters_match(&host, &job).await;
     assert_eq!(s3.open_uploads(), 0, "multipart uploads were left open");
     let checker = Checker { objects: Shelf::S3(&s3, "things"), acks: &[ack], truth: &truth, orphans_allowed: false };
-    checker.check(&mut host.client().await).await;
+    checker.check(&host.client().await).await;
     host.stop().await;
     checker::data_is_clean(&host.data_dir());
 }

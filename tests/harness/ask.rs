@@ -1,14 +1,15 @@
 //! Questions every test asks, each with its pages turned to the end.
 
+use futures_util::TryStreamExt as _;
 use fetchbox::client::Client;
 
 use super::{in_time, pb};
 
-pub async fn submit(client: &mut Client, request: pb::SubmitJobRequest) -> String {
+pub async fn submit(client: &Client, request: pb::SubmitJobRequest) -> String {
     client.submit_job(request).await.unwrap().job_id
 }
 
-pub async fn job(client: &mut Client, job_id: &str) -> pb::Job {
+pub async fn job(client: &Client, job_id: &str) -> pb::Job {
     client.get_job(pb::GetJobRequest { job_id: job_id.to_owned() }).await.unwrap()
 }
 
@@ -20,12 +21,12 @@ pub fn is_terminal(job: &pb::Job) -> bool {
 }
 
 /// Watches the job to its end.
-pub async fn end_of(client: &mut Client, job_id: &str) -> pb::Job {
+pub async fn end_of(client: &Client, job_id: &str) -> pb::Job {
     let watched = async {
         let request = pb::WatchJobRequest { job_id: job_id.to_owned(), after_revision: 0 };
         let mut stream = client.watch_job(request).await.unwrap();
         let mut last = None;
-        while let Some(job) = stream.message().await.unwrap() {
+        while let Some(job) = stream.try_next().await.unwrap() {
             last = Some(job);
         }
         last.expect("a watch sends at least the present snapshot")
@@ -36,12 +37,12 @@ pub async fn end_of(client: &mut Client, job_id: &str) -> pb::Job {
 }
 
 /// Waits for the first snapshot that satisfies `wanted`.
-pub async fn job_when(client: &mut Client, job_id: &str, wanted: impl Fn(&pb::Job) -> bool) -> pb::Job {
+pub async fn job_when(client: &Client, job_id: &str, wanted: impl Fn(&pb::Job) -> bool) -> pb::Job {
     let watched = async {
         let request = pb::WatchJobRequest { job_id: job_id.to_owned(), after_revision: 0 };
         let mut stream = client.watch_job(request).await.unwrap();
         loop {
-            let job = stream.message().await.unwrap().expect("the job ended otherwise");
+            let job = stream.try_next().await.unwrap().expect("the job ended otherwise");
             if wanted(&job) {
                 return job;
             }
@@ -50,7 +51,7 @@ pub async fn job_when(client: &mut Client, job_id: &str, wanted: impl Fn(&pb::Jo
     in_time(&format!("job {job_id}"), watched).await
 }
 
-pub async fn jobs(client: &mut Client) -> Vec<pb::Job> {
+pub async fn jobs(client: &Client) -> Vec<pb::Job> {
     let mut request = pb::ListJobsRequest { page_size: 1000, ..Default::default() };
     let mut all = Vec::new();
     loop {
@@ -63,7 +64,7 @@ pub async fn jobs(client: &mut Client) -> Vec<pb::Job> {
     }
 }
 
-pub async fn tasks(client: &mut Client, job_id: &str) -> Vec<pb::Task> {
+pub async fn tasks(client: &Client, job_id: &str) -> Vec<pb::Task> {
     let mut request = pb::ListTasksRequest { job_id: job_id.to_owned(), page_size: 1000, ..Default::default() };
     let mut all = Vec::new();
     loop {
@@ -76,7 +77,7 @@ pub async fn tasks(client: &mut Client, job_id: &str) -> Vec<pb::Task> {
     }
 }
 
-pub async fn letters(client: &mut Client, selector: pb::DeadLetterSelector) -> Vec<pb::DeadLetterTask> {
+pub async fn letters(client: &Client, selector: pb::DeadLetterSelector) -> Vec<pb::DeadLetterTask> {
     let mut request =
         pb::ListDeadLettersRequest { selector: Some(selector), page_size: 1000, page_token: String::new() };
     let mut all = Vec::new();
@@ -90,17 +91,17 @@ pub async fn letters(client: &mut Client, selector: pb::DeadLetterSelector) -> V
     }
 }
 
-pub async fn stats(client: &mut Client) -> pb::GetStatsResponse {
+pub async fn stats(client: &Client) -> pb::GetStatsResponse {
     client.get_stats(pb::GetStatsRequest {}).await.unwrap()
 }
 
 /// The whole log of one job, following it to the job's end.
-pub async fn followed_log(client: &mut Client, job_id: &str) -> Vec<pb::LogRecord> {
+pub async fn followed_log(client: &Client, job_id: &str) -> Vec<pb::LogRecord> {
     let request = pb::QueryLogsRequest { job_id: job_id.to_owned(), follow: true, ..Default::default() };
     let heard = async {
         let mut stream = client.query_logs(request).await.unwrap();
         let mut records = Vec::new();
-        while let Some(page) = stream.message().await.unwrap() {
+        while let Some(page) = stream.try_next().await.unwrap() {
             records.extend(page.records);
         }
         records

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
-use fetchbox::client::Client;
+use fetchbox::client::{Addr, Client, Options};
 use fetchbox::client::ipc::IpcClient;
 use fetchbox::config::Config;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -102,11 +102,11 @@ pub fn fetchbox() -> Command {
 
 impl Binary {
     pub async fn client(&self) -> Client {
-        Client::connect(&self.data.join("run/grpc.sock").display().to_string()).await.unwrap()
+        Client::connect(Addr::Unix(self.data.join("run/grpc.sock"))).await.unwrap()
     }
 
     pub async fn ipc(&self) -> IpcClient {
-        IpcClient::connect(&self.ipc_path()).await.unwrap()
+        IpcClient::connect(self.ipc_path(), &Options::default()).await.unwrap()
     }
 
     pub fn ipc_path(&self) -> PathBuf {

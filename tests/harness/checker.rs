@@ -111,7 +111,7 @@ pub struct Checker<'a> {
 
 impl Checker<'_> {
     /// Expects every job to have ended. Panics with all that is wrong.
-    pub async fn check(&self, client: &mut Client) {
+    pub async fn check(&self, client: &Client) {
         let mut faults = Faults::default();
         let jobs = ask::jobs(client).await;
         let by_id: BTreeMap<&str, &pb::Job> = jobs.iter().map(|job| (job.job_id.as_str(), job)).collect();

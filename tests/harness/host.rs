@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use fetchbox::client::Client;
+use fetchbox::client::{Addr, Client, Options};
 use fetchbox::client::ipc::IpcClient;
 use fetchbox::config::Config;
 use fetchbox::daemon::{self, Addresses, Ended, Listeners, StartError};
@@ -73,16 +73,15 @@ impl Host {
     }
 
     pub async fn client(&self) -> Client {
-        let path = self.addresses().grpc_unix.as_ref().unwrap().display().to_string();
-        Client::connect(&path).await.unwrap()
+        Client::connect(Addr::Unix(self.addresses().grpc_unix.clone().unwrap())).await.unwrap()
     }
 
     pub async fn tcp_client(&self) -> Client {
-        Client::connect(&self.addresses().grpc_tcp.unwrap().to_string()).await.unwrap()
+        Client::connect(Addr::Http(self.addresses().grpc_tcp.unwrap().to_string())).await.unwrap()
     }
 
     pub async fn ipc(&self) -> IpcClient {
-        IpcClient::connect(self.ipc_path()).await.unwrap()
+        IpcClient::connect(self.ipc_path(), &Options::default()).await.unwrap()
     }
 
     pub fn ipc_path(&self) -> &Path {
