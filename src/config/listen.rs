@@ -22,8 +22,6 @@ pub struct Listen {
     pub http: TcpAt,
     /// Permissions of the Unix sockets.
     pub socket_mode: SocketMode,
-    /// Open connections per listener; more wait in the backlog.
-    pub connections_max: usize,
 }
 
 impl Default for Listen {
@@ -34,7 +32,6 @@ impl Default for Listen {
             grpc_tcp: TcpAt::At(SocketAddr::from(([127, 0, 0, 1], 50052))),
             http: TcpAt::At(SocketAddr::from(([127, 0, 0, 1], 9092))),
             socket_mode: SocketMode(0o660),
-            connections_max: 4096,
         }
     }
 }

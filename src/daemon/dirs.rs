@@ -35,10 +35,6 @@ impl DataDir {
     pub fn root(&self) -> &Path {
         &self.root
     }
-
-    pub fn db(&self) -> PathBuf {
-        self.root.join("db")
-    }
 }
 
 fn make_folder(path: &Path) -> Result<(), StartError> {
