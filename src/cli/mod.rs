@@ -24,7 +24,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser as _};
 
-use args::{Cli, ConfigVerb, Global, Verb};
+use args::{Cli, ConfigVerb, Verb};
 use exit::{Exit, Failure, Result};
 use out::Out;
 

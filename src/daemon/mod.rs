@@ -94,22 +94,7 @@ impl Daemon {
         let mut tasks = Tasks::new();
 
         let doors = tasks.group();
-        if let Some(listener) = listeners.ipc {
-            let serving = crate::api::ipc::serve(listener, api.clone(), config.api.ipc.clone(), doors.clone());
-            tasks.spawn("ipc", serving);
-        }
-        if let Some(listener) = listeners.grpc_unix {
-            let serving = crate::api::grpc::serve(listener, api.clone(), config.api.grpc.clone(), doors.clone());
-            tasks.spawn("grpc on the unix socket", serving);
-        }
-        if let Some(listener) = listeners.grpc_tcp {
-            let serving = crate::api::grpc::serve(listener, api.clone(), config.api.grpc.clone(), doors.clone());
-            tasks.spawn("grpc on tcp", serving);
-        }
-        if let Some(listener) = listeners.http {
-            let serving = crate::api::http::serve(listener, api.clone(), config.api.http.clone(), doors.clone());
-            tasks.spawn("http", serving);
-        }
+        open_doors(&mut tasks, &doors, listeners, &api, &config);
         let workers = tasks.group();
         tasks.spawn("dispatcher", dispatcher.run(workers.clone()));
         tasks.spawn("retention", sweeper.run(workers.clone()));
@@ -146,6 +131,28 @@ impl Daemon {
         let closed = tokio::time::timeout(closing, closed).await.is_ok();
         end(fault, unfinished, closed)
     }
+}
+
+fn open_doors(
+    tasks: &mut Tasks,
+    stop: &CancellationToken,
+    listeners: Listeners,
+    api: &Api,
+    config: &Config,
+) {
+    use crate::api::{grpc, http, ipc};
+    macro_rules! open {
+        ($name:literal, $listener:expr, $door:ident) => {
+            if let Some(listener) = $listener {
+                let (api, options, stop) = (api.clone(), config.api.$door.clone(), stop.clone());
+                tasks.spawn($name, async move { $door::serve(listener, api, &options, stop).await });
+            }
+        };
+    }
+    open!("ipc", listeners.ipc, ipc);
+    open!("grpc on the unix socket", listeners.grpc_unix, grpc);
+    open!("grpc on tcp", listeners.grpc_tcp, grpc);
+    open!("http", listeners.http, http);
 }
 
 fn end(fault: Option<String>, mut unfinished: Vec<&'static str>, closed: bool) -> Ended {

@@ -16,7 +16,7 @@ use super::args::Demo;
 use super::exit::{Exit, Failure, Result};
 use super::out::Out;
 use super::serve::{start_failure, watch_signals};
-use super::{connect, show, watch, wire, words};
+use super::{connect, show, watch, wire};
 use crate::client::Client;
 use crate::client::ipc::IpcClient;
 use crate::config::{Config, Listen, TcpAt};
@@ -66,7 +66,7 @@ fn config(data_dir: &Path) -> Config {
         ..Config::default()
     };
     // The origin stands on this machine; everywhere else that is refused.
-    config.worker.allow_networks = manifest::loopback();
+    config.worker.allow_networks = vec!["127.0.0.0/8".to_owned()];
     // Seconds to minutes in earnest.
     config.dispatch.backoff_min_ms = 300;
     config.dispatch.backoff_max_ms = 1_500;
@@ -103,7 +103,7 @@ async fn progress(client: &mut Client, job_id: &str, out: Out) -> Result<wire::J
         None if out.is_json() => Ok(()),
         None => out.line(text),
     };
-    let failed = |error| connect::refused(client_error(error));
+    let failed = |status: crate::client::Status| connect::refused(status.into());
     let query = wire::QueryLogsRequest {
         job_id: job_id.to_owned(),
         follow: true,
@@ -139,10 +139,6 @@ async fn progress(client: &mut Client, job_id: &str, out: Out) -> Result<wire::J
         bar.finish_and_clear();
     }
     if wire::is_terminal(&last) { Ok(last) } else { Err(Failure::failed("the job's stream ended before the job")) }
-}
-
-fn client_error(status: crate::client::Status) -> crate::client::Error {
-    status.into()
 }
 
 /// Without a terminal: a line for each quarter and for the end, not for each resource.

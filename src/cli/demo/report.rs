@@ -21,7 +21,7 @@ pub fn opening(origin: &Origin, at: &Addresses, out: Out) -> Result {
         return Ok(());
     }
     out.line("FetchBox demo: one job, 24 resources, one of them stumbles and one is gone.\n")?;
-    let mut row = |name: &str, value: String| out.line(format_args!("  {name:<10} {value}"));
+    let row = |name: &str, value: String| out.line(format_args!("  {name:<10} {value}"));
     row("origin", format!("http://{} (in this process)", origin.address()))?;
     if let Some(ipc) = &at.ipc {
         row("socket", ipc.display().to_string())?;
