@@ -30,9 +30,10 @@ pub async fn run(global: &Global) -> Result {
 
 pub fn start_failure(error: &StartError) -> Failure {
     let (exit, hint) = match error.kind {
-        StartErrorKind::Damaged => {
-            (Exit::Damaged, "look at it with `fetchbox check`, save what is readable with `fetchbox check --salvage DIR`")
-        }
+        StartErrorKind::Damaged => (
+            Exit::Damaged,
+            "look at it with `fetchbox check`, save what is readable with `fetchbox check --salvage DIR`",
+        ),
         StartErrorKind::Temporary => (Exit::Temporary, ""),
         StartErrorKind::SetUp => (Exit::Config, ""),
     };

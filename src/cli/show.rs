@@ -96,9 +96,8 @@ pub fn story(story: &wire::ExplainJobResponse) -> String {
 pub fn task_story(story: &wire::ExplainTaskResponse) -> String {
     let task = story.task.as_ref();
     let spec = task.and_then(|task| task.spec.as_ref());
-    let mut text = spec.map_or_else(String::new, |spec| {
-        format!("{}  {}", words::tame(&spec.resource_id), words::tame(&spec.url))
-    });
+    let mut text =
+        spec.map_or_else(String::new, |spec| format!("{}  {}", words::tame(&spec.resource_id), words::tame(&spec.url)));
     let _ = write!(text, "\n  {}", words::tame(&story.summary));
     events(&mut text, &story.events, "    ");
     if let Some(object) = task.and_then(|task| task.object.as_ref()) {

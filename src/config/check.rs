@@ -2,11 +2,12 @@
 //!
 //! Owns: checks across sections, and calling each room's own. Must not know: files, the environment.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 
 use super::{Config, Problem};
-use crate::model::JobType;
+use crate::handler::{Registry, SettingsError};
 
 /// `sun_path` holds 108 bytes, the last one zero.
 const UNIX_PATH_BYTES_MAX: usize = 107;
@@ -82,12 +83,76 @@ fn told(section: &str, text: &str) -> Problem {
 }
 
 fn handlers(config: &Config, found: &mut Vec<Problem>) {
-    for (name, _settings) in &config.handlers {
-        if name.is_empty() || JobType::parse(name).is_err() {
-            found.push(Problem::at(
-                format!("handlers.{name}"),
-                "is not a job type: [a-z0-9][a-z0-9._-]{0,63}",
-            ));
+    if let Err(SettingsError(violations)) = Registry::new(config.handlers.clone(), []) {
+        found.extend(violations.into_iter().map(|violation| Problem::at(violation.path, violation.message)));
+    }
+    // This version has no proxy pools: a hint that names one could never be followed.
+    let unknown = config.handlers.unknown_pools(&BTreeSet::new());
+    found.extend(unknown.into_iter().map(|violation| Problem::at(violation.path, violation.message)));
+    let storage = &config.storage;
+    for (name, settings) in &config.handlers.types {
+        let Some(bucket) = &settings.storage.bucket else { continue };
+        if *bucket != storage.bucket && !storage.allowed_buckets.contains(bucket) {
+            let message = format!("{bucket:?} is neither storage.bucket nor in storage.allowed_buckets");
+            found.push(Problem::at(format!("handlers.{name}.storage.bucket"), message));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::config::{TcpAt, UnixAt};
+    use crate::handler::{ProxySettings, TypeSettings};
+
+    fn places(config: &Config) -> Vec<String> {
+        problems(config).into_iter().map(|problem| problem.place).collect()
+    }
+
+    #[test]
+    fn every_contradiction_is_told_at_once() {
+        let mut config = Config { data_dir: PathBuf::from(format!("/{}", "d".repeat(100))), ..Config::default() };
+        config.listen.grpc_tcp = TcpAt::At(SocketAddr::from(([0, 0, 0, 0], 1)));
+        config.drain_deadline_ms = 0;
+        config.log.filter = "a=b=c".to_owned();
+        let mut gallery = TypeSettings { handler: "galery".to_owned(), ..TypeSettings::default() };
+        gallery.storage.bucket = Some("elsewhere".to_owned());
+        gallery.proxy = Some(ProxySettings { primary: "eu".to_owned(), fallbacks: vec![] });
+        config.handlers.types.insert("gallery".to_owned(), gallery);
+        assert_eq!(
+            places(&config),
+            [
+                "listen.ipc",
+                "listen.grpc_unix",
+                "listen.grpc_tcp",
+                "handlers.gallery.handler",
+                "handlers.gallery.proxy.primary",
+                "handlers.gallery.storage.bucket",
+                "drain_deadline_ms",
+                "log.filter",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_socket_path_that_is_too_long_is_told_with_path_and_limit() {
+        let fits = PathBuf::from(format!("/{}", "s".repeat(106)));
+        let mut config = Config::default();
+        config.listen.ipc = UnixAt::Path(fits.clone());
+        assert_eq!(problems(&config), []);
+        config.listen.ipc = UnixAt::Path(fits.join("x"));
+        let [problem] = problems(&config).try_into().unwrap();
+        assert!(problem.message.contains("109 bytes") && problem.message.contains("107"), "{problem:?}");
+    }
+
+    #[test]
+    fn two_doors_do_not_share_an_address() {
+        let mut config = Config::default();
+        config.listen.http = config.listen.grpc_tcp;
+        config.listen.ipc = UnixAt::Path(PathBuf::from("/tmp/s"));
+        config.listen.grpc_unix = UnixAt::Path(PathBuf::from("/tmp/s"));
+        assert_eq!(places(&config), ["listen.grpc_unix", "listen.http"]);
     }
 }

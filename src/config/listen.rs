@@ -137,8 +137,9 @@ impl TryFrom<String> for SocketMode {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
+        let digits = (3..=4).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
         match u32::from_str_radix(&text, 8) {
-            Ok(mode) if mode <= 0o777 && (3..=4).contains(&text.len()) => Ok(SocketMode(mode)),
+            Ok(mode) if mode <= 0o777 && digits => Ok(SocketMode(mode)),
             _ => Err(format!("`{text}` is not a mode like \"0660\"")),
         }
     }

@@ -6,7 +6,6 @@ mod check;
 mod listen;
 mod load;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -27,8 +26,7 @@ pub struct Config {
     pub worker: worker::Options,
     pub dispatch: dispatch::Options,
     pub ingest: ingest::Options,
-    /// By job type.
-    pub handlers: BTreeMap<String, handler::TypeSettings>,
+    pub handlers: handler::Options,
     pub retention: retention::Options,
     pub store: store::Options,
     pub api: api::Options,
@@ -46,7 +44,7 @@ impl Default for Config {
             worker: worker::Options::default(),
             dispatch: dispatch::Options::default(),
             ingest: ingest::Options::default(),
-            handlers: BTreeMap::new(),
+            handlers: handler::Options::default(),
             retention: retention::Options::default(),
             store: store::Options::default(),
             api: api::Options::default(),

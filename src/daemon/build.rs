@@ -48,7 +48,7 @@ pub async fn build(mut config: Config, listeners: Listeners) -> Result<Daemon, S
 
     let objects = Objects::new(config.storage.clone()).map_err(set_up)?;
     let worker = Worker::new(config.worker.clone(), objects.clone()).map_err(set_up)?;
-    let registry = Registry::new(config.handlers.clone()).map_err(set_up)?;
+    let registry = Registry::new(config.handlers.clone(), []).map_err(set_up)?;
     let ledger = Ledger::new(reader.clone());
     todo!()
 }

@@ -133,13 +133,7 @@ impl Daemon {
     }
 }
 
-fn open_doors(
-    tasks: &mut Tasks,
-    stop: &CancellationToken,
-    listeners: Listeners,
-    api: &Api,
-    config: &Config,
-) {
+fn open_doors(tasks: &mut Tasks, stop: &CancellationToken, listeners: Listeners, api: &Api, config: &Config) {
     use crate::api::{grpc, http, ipc};
     macro_rules! open {
         ($name:literal, $listener:expr, $door:ident) => {

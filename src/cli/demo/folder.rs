@@ -24,8 +24,11 @@ impl Folder {
         std::fs::create_dir_all(path).map_err(fault)?;
         let empty = std::fs::read_dir(path).map_err(fault)?.next().is_none();
         if !empty && !marker.is_file() {
-            return Err(Failure::failed(format_args!("{} is not an earlier demo's folder; it is left alone", path.display()))
-                .hint("name another one with --dir"));
+            return Err(Failure::failed(format_args!(
+                "{} is not an earlier demo's folder; it is left alone",
+                path.display()
+            ))
+            .hint("name another one with --dir"));
         }
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&marker).map_err(fault)?;
         if lock.try_lock().is_err() {

@@ -91,7 +91,8 @@ fn send(item: &Item, over_ms: u64) -> Response {
     const PIECES: usize = 20;
     let whole = Bytes::from(body(item));
     let piece = whole.len().div_ceil(PIECES).max(1);
-    let pieces: Vec<Bytes> = (0..whole.len()).step_by(piece).map(|at| whole.slice(at..whole.len().min(at + piece))).collect();
+    let pieces: Vec<Bytes> =
+        (0..whole.len()).step_by(piece).map(|at| whole.slice(at..whole.len().min(at + piece))).collect();
     let wait = Duration::from_millis(over_ms / PIECES as u64);
     let flow = stream::unfold(pieces.into_iter(), move |mut left| async move {
         let next = left.next()?;

@@ -40,7 +40,10 @@ pub fn accepted(reply: &wire::SubmitJobResponse, out: Out) -> Result {
         return out.json(reply);
     }
     let resources = words::count(reply.resource_count.into(), "resource");
-    out.line(format_args!("\nAccepted and on disk: job {}, {resources}. From here on a crash loses nothing.\n", reply.job_id))
+    out.line(format_args!(
+        "\nAccepted and on disk: job {}, {resources}. From here on a crash loses nothing.\n",
+        reply.job_id
+    ))
 }
 
 /// Everything the job left behind, each file hashed again.
@@ -77,11 +80,7 @@ pub async fn results(client: &mut Client, job: &wire::Job, origin: &Origin, data
         return dead_json(client, job, &tasks, out).await;
     }
     out.table(&rows)?;
-    out.line(format_args!(
-        "\n{}\n  {} requests reached the origin.\n",
-        show::job(job),
-        origin.requests()
-    ))?;
+    out.line(format_args!("\n{}\n  {} requests reached the origin.\n", show::job(job), origin.requests()))?;
     for resource in dead(&tasks) {
         let story = client.explain_task(&job.job_id, resource).await.map_err(connect::refused)?;
         out.line(format_args!("Why not all of them? `fetchbox job ID --explain --resource {resource}` says:\n"))?;
