@@ -11,7 +11,7 @@ use super::out::Out;
 use super::{connect, wire, words};
 
 pub async fn cleanup(global: &Global, args: Cleanup, out: Out) -> Result {
-    let mut client = connect::grpc(global).await?;
+    let client = connect::grpc(global).await?;
     let request = wire::CleanupOldDataRequest {
         older_than_days: args.older_than_days,
         kinds: args.kinds.into_iter().map(|kind| wire::CleanupKind::from(kind) as i32).collect(),
@@ -36,8 +36,8 @@ pub async fn cleanup(global: &Global, args: Cleanup, out: Out) -> Result {
 }
 
 pub async fn stats(global: &Global, out: Out) -> Result {
-    let mut client = connect::grpc(global).await?;
-    let stats = client.get_stats().await.map_err(connect::refused)?;
+    let client = connect::grpc(global).await?;
+    let stats = client.get_stats(wire::GetStatsRequest {}).await.map_err(connect::refused)?;
     if out.is_json() {
         return out.json(&stats);
     }
@@ -69,7 +69,7 @@ pub async fn stats(global: &Global, out: Out) -> Result {
 }
 
 pub async fn control(global: &Global, switch: wire::Switch, scope: Scope, out: Out) -> Result {
-    let mut client = connect::grpc(global).await?;
+    let client = connect::grpc(global).await?;
     let Scope { job_type, host } = scope;
     let action = wire::ControlAction::from(switch) as i32;
     let reply =
@@ -100,8 +100,8 @@ fn paused(text: &mut String, job_types: &[String], hosts: &[String]) {
 }
 
 pub async fn health(global: &Global, out: Out) -> Result {
-    let mut client = connect::grpc(global).await?;
-    let health = client.get_health().await.map_err(connect::refused)?;
+    let client = connect::grpc(global).await?;
+    let health = client.get_health(wire::GetHealthRequest {}).await.map_err(connect::refused)?;
     if out.is_json() {
         out.json(&health)?;
     } else {

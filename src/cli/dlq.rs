@@ -8,7 +8,7 @@ use super::out::{Out, table};
 use super::{connect, now_ms, show, wire, words};
 
 pub async fn run(global: &Global, verb: DlqVerb, out: Out) -> Result {
-    let mut client = connect::grpc(global).await?;
+    let client = connect::grpc(global).await?;
     match verb {
         DlqVerb::List { selector, limit } => {
             let mut request =
@@ -28,7 +28,7 @@ pub async fn run(global: &Global, verb: DlqVerb, out: Out) -> Result {
             if out.is_json() { letters.iter().try_for_each(|letter| out.json(letter)) } else { list(&letters, out) }
         }
         DlqVerb::Show { id } => {
-            let letter = client.get_dead_letter(&id).await.map_err(connect::refused)?;
+            let letter = client.get_dead_letter(wire::GetDeadLetterRequest { id }).await.map_err(connect::refused)?;
             if out.is_json() { out.json(&letter) } else { out.line(one(&letter)) }
         }
         DlqVerb::Replay(change) => {

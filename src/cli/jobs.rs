@@ -12,7 +12,7 @@ use crate::client::Client;
 const PAGE: u32 = 1_000;
 
 pub async fn list(global: &Global, args: Jobs, out: Out) -> Result {
-    let mut client = connect::grpc(global).await?;
+    let client = connect::grpc(global).await?;
     let mut request = wire::ListJobsRequest {
         tenant: args.tenant,
         job_type: args.job_type,
@@ -63,23 +63,23 @@ fn print_list(jobs: &[wire::Job], out: Out) -> Result {
 }
 
 pub async fn one(global: &Global, args: JobArgs, out: Out) -> Result {
-    let mut client = connect::grpc(global).await?;
+    let client = connect::grpc(global).await?;
     let job_id = args.id;
     if args.explain {
         return match args.resources.as_slice() {
-            [] => explain_job(&mut client, job_id, out).await,
-            resources => explain_tasks(&mut client, &job_id, resources, out).await,
+            [] => explain_job(&client, job_id, out).await,
+            resources => explain_tasks(&client, &job_id, resources, out).await,
         };
     }
     if args.tasks {
-        return tasks(&mut client, job_id, out).await;
+        return tasks(&client, job_id, out).await;
     }
     if args.manifest {
-        let manifest = client.get_manifest(&job_id).await.map_err(connect::refused)?;
+        let manifest = client.get_manifest(wire::GetJobRequest { job_id }).await.map_err(connect::refused)?;
         return out.json(&manifest);
     }
     if args.watch {
-        let last = watch::follow(&mut client, global, &job_id, out).await?;
+        let last = watch::follow(client, global, &job_id, out).await?;
         if !out.is_json() {
             out.line(show::job(&last))?;
         }
@@ -106,7 +106,7 @@ pub async fn one(global: &Global, args: JobArgs, out: Out) -> Result {
         }
         return out.line(format_args!("deleted, with {}", words::count(reply.objects_deleted.into(), "object")));
     }
-    let job = client.get_job(&job_id).await.map_err(connect::refused)?;
+    let job = client.get_job(wire::GetJobRequest { job_id }).await.map_err(connect::refused)?;
     print(&job, out)
 }
 
@@ -114,17 +114,18 @@ fn print(job: &wire::Job, out: Out) -> Result {
     if out.is_json() { out.json(job) } else { out.line(show::job(job)) }
 }
 
-async fn explain_job(client: &mut Client, job_id: String, out: Out) -> Result {
-    let story = client.explain_job(&job_id).await.map_err(connect::refused)?;
+async fn explain_job(client: &Client, job_id: String, out: Out) -> Result {
+    let story = client.explain_job(wire::ExplainJobRequest { job_id }).await.map_err(connect::refused)?;
     if out.is_json() {
         return out.json(&story);
     }
     out.line(show::story(&story))
 }
 
-async fn explain_tasks(client: &mut Client, job_id: &str, resources: &[String], out: Out) -> Result {
+async fn explain_tasks(client: &Client, job_id: &str, resources: &[String], out: Out) -> Result {
     for resource in resources {
-        let story = client.explain_task(job_id, resource).await.map_err(connect::refused)?;
+        let request = wire::ExplainTaskRequest { job_id: job_id.to_owned(), resource_id: resource.clone() };
+        let story = client.explain_task(request).await.map_err(connect::refused)?;
         if out.is_json() {
             out.json(&story)?;
         } else {
@@ -134,7 +135,7 @@ async fn explain_tasks(client: &mut Client, job_id: &str, resources: &[String], 
     Ok(())
 }
 
-async fn tasks(client: &mut Client, job_id: String, out: Out) -> Result {
+async fn tasks(client: &Client, job_id: String, out: Out) -> Result {
     let mut request = wire::ListTasksRequest { job_id, page_size: PAGE, ..Default::default() };
     let mut tasks = Vec::new();
     loop {

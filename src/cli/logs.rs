@@ -2,7 +2,7 @@
 //!
 //! Owns: paging, and resuming a broken follow. Must not know: how a line is drawn.
 
-use std::time::Duration;
+use futures_util::StreamExt as _;
 
 use super::args::{Global, Logs};
 use super::exit::Result;
@@ -32,8 +32,8 @@ pub async fn run(global: &Global, args: Logs, out: Out) -> Result {
         let mut pages = client.query_logs(request.clone()).await.map_err(connect::refused)?;
         let mut ended = false;
         let broken = loop {
-            match pages.message().await {
-                Ok(Some(page)) => {
+            match pages.next().await {
+                Some(Ok(page)) => {
                     for record in &page.records {
                         if out.is_json() { out.json(record)? } else { out.line(show::log_line(record))? }
                     }
@@ -41,8 +41,8 @@ pub async fn run(global: &Global, args: Logs, out: Out) -> Result {
                     request.offset = page.next_offset;
                     ended = page.end;
                 }
-                Ok(None) => break None,
-                Err(error) => break Some(connect::refused(error.into())),
+                None => break None,
+                Some(Err(error)) => break Some(connect::refused(error)),
             }
         };
         match broken {
@@ -55,7 +55,7 @@ pub async fn run(global: &Global, args: Logs, out: Out) -> Result {
             Some(_) => {
                 resumes += 1;
                 request.tail = 0;
-                tokio::time::sleep(Duration::from_millis(500)).await;
+                tokio::time::sleep(connect::RESUME_WAIT).await;
                 client = connect::grpc(global).await?;
             }
         }

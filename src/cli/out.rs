@@ -39,7 +39,7 @@ impl Out {
     }
 
     /// One object, one line, in the protobuf's JSON mapping.
-    pub fn json<M: wire::Message>(self, message: &M) -> Result {
+    pub fn json<M: wire::Named>(self, message: &M) -> Result {
         self.line(wire::json(message)?)
     }
 

@@ -47,8 +47,8 @@ pub async fn run(global: &Global, args: Submit, out: Out) -> Result {
     if !args.watch {
         return Ok(());
     }
-    let mut client = connect::grpc(global).await?;
-    let last = watch::follow(&mut client, global, &accepted.job_id, out).await?;
+    let client = connect::grpc(global).await?;
+    let last = watch::follow(client, global, &accepted.job_id, out).await?;
     if !out.is_json() {
         out.line(show::job(&last))?;
     }
@@ -63,7 +63,7 @@ async fn submit(global: &Global, request: wire::SubmitJobRequest) -> Result<wire
         tries += 1;
         let result = match &doors.ipc {
             Some(path) => {
-                let mut client = connect::ipc(path).await?;
+                let client = connect::ipc(path).await?;
                 client.submit(request.clone()).await
             }
             None => connect::grpc(global).await?.submit_job(request.clone()).await,
@@ -82,7 +82,7 @@ async fn submit(global: &Global, request: wire::SubmitJobRequest) -> Result<wire
 }
 
 async fn validate(global: &Global, request: wire::SubmitJobRequest, out: Out) -> Result {
-    let mut client = connect::grpc(global).await?;
+    let client = connect::grpc(global).await?;
     let reply = client.validate_manifest(request).await.map_err(connect::refused)?;
     if out.is_json() {
         out.json(&reply)?;

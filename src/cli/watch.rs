@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::args::Global;
@@ -14,15 +15,14 @@ use crate::client::Client;
 
 /// A daemon that restarts is waited for this long.
 const RESUMES_MAX: u32 = 60;
-const RESUME_WAIT: Duration = Duration::from_millis(500);
 
 /// Returns the job's terminal snapshot. Every change is shown on the way.
-pub async fn follow(client: &mut Client, global: &Global, job_id: &str, out: Out) -> Result<wire::Job> {
+pub async fn follow(mut client: Client, global: &Global, job_id: &str, out: Out) -> Result<wire::Job> {
     let mut view = View::new(out);
     let mut after_revision = 0;
     let mut resumes = 0;
     loop {
-        let failure = match stream(client, job_id, &mut after_revision, &mut view).await {
+        let failure = match stream(&client, job_id, &mut after_revision, &mut view).await {
             Ok(Some(last)) => {
                 view.end();
                 return Ok(last);
@@ -35,18 +35,19 @@ pub async fn follow(client: &mut Client, global: &Global, job_id: &str, out: Out
             return Err(failure);
         }
         resumes += 1;
-        tokio::time::sleep(RESUME_WAIT).await;
+        tokio::time::sleep(connect::RESUME_WAIT).await;
         if let Ok(fresh) = connect::grpc(global).await {
-            *client = fresh;
+            client = fresh;
         }
     }
 }
 
 /// One stream's worth. None: it ended before the job did.
-async fn stream(client: &mut Client, job_id: &str, after: &mut u64, view: &mut View) -> Result<Option<wire::Job>> {
+async fn stream(client: &Client, job_id: &str, after: &mut u64, view: &mut View) -> Result<Option<wire::Job>> {
     let request = wire::WatchJobRequest { job_id: job_id.to_owned(), after_revision: *after };
     let mut jobs = client.watch_job(request).await.map_err(connect::refused)?;
-    while let Some(job) = jobs.message().await.map_err(|error| connect::refused(error.into()))? {
+    while let Some(job) = jobs.next().await {
+        let job = job.map_err(connect::refused)?;
         *after = job.revision;
         view.show(&job)?;
         if wire::is_terminal(&job) {
@@ -54,7 +55,7 @@ async fn stream(client: &mut Client, job_id: &str, after: &mut u64, view: &mut V
         }
     }
     // Resumed behind the terminal revision, the stream has nothing left to say.
-    let job = client.get_job(job_id).await.map_err(connect::refused)?;
+    let job = client.get_job(wire::GetJobRequest { job_id: job_id.to_owned() }).await.map_err(connect::refused)?;
     if !wire::is_terminal(&job) {
         return Ok(None);
     }

@@ -3,32 +3,15 @@
 //! Owns: their JSON text and the words of their enums. Must not know: how they travel.
 
 use crate::client;
+pub use crate::client::json::Named;
 pub use crate::proto::fetchbox::v1::*;
 
 use super::args::{KindArg, LevelArg, PriorityArg, StateArg};
 use super::exit::{Exit, Failure, Result};
 
-/// A message that can be printed as JSON.
-pub trait Message: prost::Message {
-    /// Full protobuf name.
-    const NAME: &'static str;
-}
-
-macro_rules! messages {
-    ($($name:ident)*) => {
-        $(impl Message for $name { const NAME: &'static str = concat!("fetchbox.v1.", stringify!($name)); })*
-    };
-}
-
-messages! {
-    SubmitJobResponse ValidateManifestResponse Job Task Manifest RetryJobResponse DeleteJobResponse ExplainJobResponse
-    ExplainTaskResponse LogRecord DeadLetterTask ReplayDeadLettersResponse PurgeDeadLettersResponse
-    CleanupOldDataResponse GetStatsResponse ControlQueueResponse GetHealthResponse
-}
-
 /// One line, camelCase, zero values printed, enums by name.
-pub fn json<M: Message>(message: &M) -> Result<String> {
-    client::json::to_string(M::NAME, message).map_err(|error| Failure::new(Exit::Failed, error))
+pub fn json<M: Named>(message: &M) -> Result<String> {
+    client::json::line(message).map_err(Failure::failed)
 }
 
 #[derive(Debug, Clone, Copy)]

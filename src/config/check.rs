@@ -66,11 +66,26 @@ fn long_path(key: &str, path: &Path) -> Option<Problem> {
 
 /// Each room knows what cannot be true of its own options.
 fn rooms(config: &Config, found: &mut Vec<Problem>) {
-    let checks = [("storage", config.storage.check())];
+    let checks = [("storage", config.storage.check()), ("worker", config.worker.check())];
     for (section, result) in checks {
         if let Err(text) = result {
             found.push(told(section, &text));
         }
+    }
+    found.extend(
+        config
+            .dispatch
+            .violations()
+            .into_iter()
+            .map(|violation| Problem::at(format!("dispatch.{}", violation.path), violation.message)),
+    );
+    let dispatch = &config.dispatch;
+    if dispatch.per_host > dispatch.in_flight {
+        let message = format!("{} is more than dispatch.in_flight ({})", dispatch.per_host, dispatch.in_flight);
+        found.push(Problem::at("dispatch.per_host", message));
+    }
+    if config.ingest.open_tasks_max == 0 {
+        found.push(Problem::at("ingest.open_tasks_max", "must be at least 1: nothing could be submitted"));
     }
 }
 

@@ -12,9 +12,9 @@ use super::{Daemon, Listeners};
 use crate::api::{Api, Places};
 use crate::clock::{Clock, JobIds};
 use crate::config::Config;
-use crate::dispatch::Dispatcher;
+use crate::dispatch::{self, Dispatcher};
 use crate::handler::{self, Registry};
-use crate::ingest::Ingest;
+use crate::ingest::{self, Ingest};
 use crate::ledger::Ledger;
 use crate::model::{JobId, Refusal};
 use crate::objects::Objects;
@@ -47,10 +47,66 @@ pub async fn build(mut config: Config, listeners: Listeners) -> Result<Daemon, S
     let ids = Arc::new(JobIds::new(clock.clone(), last));
 
     let objects = Objects::new(config.storage.clone()).map_err(set_up)?;
-    let worker = Worker::new(config.worker.clone(), objects.clone()).map_err(set_up)?;
+    let worker = Worker::new(config.worker.clone(), objects.clone(), clock.clone()).map_err(set_up)?;
     let registry = Registry::new(config.handlers.clone(), []).map_err(set_up)?;
-    let ledger = Ledger::new(reader.clone());
-    todo!()
+    let (dispatcher, dispatch) = Dispatcher::new(
+        config.dispatch.clone(),
+        dispatch::Deps {
+            store: store.clone(),
+            reader: reader.clone(),
+            worker,
+            registry: registry.clone(),
+            clock: clock.clone(),
+            ids: ids.clone(),
+            metrics: metrics.clone(),
+            default_bucket: config.storage.bucket.clone(),
+            storage_prefix: config.storage.prefix.clone(),
+            manifest_json: handler::manifest_json,
+        },
+    );
+    let (sweeper, retention) = Retention::new(
+        config.retention.clone(),
+        store.clone(),
+        reader.clone(),
+        objects.clone(),
+        clock.clone(),
+        metrics.clone(),
+    );
+    let options = ingest_options(&config);
+    let ingest = Ingest::new(options, store, reader.clone(), registry, clock.clone(), ids, Arc::new(metrics.clone()));
+    let pulse = Pulse { clock: clock.clone(), reader: reader.clone(), dispatch: dispatch.clone() };
+    let condition = Condition::new(pulse.clone(), objects);
+    let api = Api {
+        ingest,
+        ledger: Ledger::new(reader),
+        dispatch,
+        retention,
+        metrics,
+        clock,
+        health: condition.handle(),
+        places: places(&config),
+    };
+    let addresses = listeners.addresses();
+    Ok(Daemon { config, addresses, listeners, api, dispatcher, sweeper, pulse, condition, guard, dir })
+}
+
+/// What the in-door must know of other sections.
+fn ingest_options(config: &Config) -> ingest::Options {
+    ingest::Options {
+        bucket: config.storage.bucket.clone(),
+        key_prefix: config.storage.prefix.clone(),
+        allowed_buckets: config.storage.allowed_buckets.iter().cloned().collect(),
+        ..config.ingest.clone()
+    }
+}
+
+/// The rule by which the dispatcher places objects, for those who only tell about it.
+fn places(config: &Config) -> Places {
+    let (bucket, prefix) = (config.storage.bucket.clone(), config.storage.prefix.clone());
+    Places::new(move |spec, job_type, job| {
+        let key = handler::resource_key(&prefix, spec, job_type, &job.to_string());
+        (spec.bucket.clone().unwrap_or_else(|| bucket.clone()), key)
+    })
 }
 
 async fn open_store(config: &Config, dir: &DataDir, metrics: Metrics) -> Result<Opened, StartError> {

@@ -96,7 +96,15 @@ impl Daemon {
         let doors = tasks.group();
         open_doors(&mut tasks, &doors, listeners, &api, &config);
         let workers = tasks.group();
-        tasks.spawn("dispatcher", dispatcher.run(workers.clone()));
+        let wait = Duration::from_millis(config.drain_deadline_ms.saturating_sub(CLOSING_MS).max(1));
+        // Attempts that take longer are handed back to the queue, which takes a moment too.
+        let grace = wait.mul_f64(0.75);
+        let stop = workers.clone();
+        tasks.spawn("dispatcher", async move {
+            if let Err(refusal) = dispatcher.run(stop, grace).await {
+                tracing::error!(%refusal, "the dispatcher stopped");
+            }
+        });
         tasks.spawn("retention", sweeper.run(workers.clone()));
         let heart = tasks.group();
         tasks.spawn("pulse", pulse.clone().run(heart.clone()));
@@ -106,8 +114,9 @@ impl Daemon {
 
         let fault = tokio::select! {
             () = shutdown.cancelled() => None,
-            _ = faults.wait_for(|fault| *fault) => {
-                Some(pulse.reader.fault().unwrap_or_else(|| "the store has stopped".to_owned()))
+            fault = faults.wait_for(Option::is_some) => {
+                let why = fault.ok().and_then(|why| why.clone());
+                Some(why.unwrap_or_else(|| "the store has stopped".to_owned()))
             }
             ended = tasks.next() => Some(format!("{ended} ended by itself")),
         };
@@ -122,7 +131,6 @@ impl Daemon {
         doors.cancel();
         workers.cancel();
         heart.cancel();
-        let wait = Duration::from_millis(config.drain_deadline_ms.saturating_sub(CLOSING_MS).max(1));
         let unfinished = tasks.drain(Clock::instant() + wait).await;
         drop((condition, pulse));
         // It joins threads and syncs: not on a runtime thread. The lock goes last.
@@ -136,17 +144,17 @@ impl Daemon {
 fn open_doors(tasks: &mut Tasks, stop: &CancellationToken, listeners: Listeners, api: &Api, config: &Config) {
     use crate::api::{grpc, http, ipc};
     macro_rules! open {
-        ($name:literal, $listener:expr, $door:ident) => {
+        ($name:literal, $listener:expr, $serve:path, $options:expr) => {
             if let Some(listener) = $listener {
-                let (api, options, stop) = (api.clone(), config.api.$door.clone(), stop.clone());
-                tasks.spawn($name, async move { $door::serve(listener, api, &options, stop).await });
+                let (api, options, stop) = (api.clone(), $options.clone(), stop.clone());
+                tasks.spawn($name, async move { $serve(listener, api, &options, stop).await });
             }
         };
     }
-    open!("ipc", listeners.ipc, ipc);
-    open!("grpc on the unix socket", listeners.grpc_unix, grpc);
-    open!("grpc on tcp", listeners.grpc_tcp, grpc);
-    open!("http", listeners.http, http);
+    open!("ipc", listeners.ipc, ipc::serve, config.api.ipc);
+    open!("grpc on the unix socket", listeners.grpc_unix, grpc::serve_grpc_unix, config.api.grpc);
+    open!("grpc on tcp", listeners.grpc_tcp, grpc::serve_grpc_tcp, config.api.grpc);
+    open!("http", listeners.http, http::serve, config.api.http);
 }
 
 fn end(fault: Option<String>, mut unfinished: Vec<&'static str>, closed: bool) -> Ended {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::dirs::DataDir;
 use super::error::{StartError, StartErrorKind};
-use crate::store;
+use crate::store::{self, CheckReport, SalvageReport};
 
 /// What was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,4 +47,30 @@ fn claim_existing(data_dir: &Path) -> Result<DataDir, StartError> {
         return Err(StartError::new(StartErrorKind::SetUp, message));
     }
     DataDir::claim(data_dir)
+}
+
+impl From<CheckReport> for Report {
+    fn from(report: CheckReport) -> Self {
+        let ok = report.is_clean();
+        let CheckReport { sequence, jobs, tasks_open, dead_letters, log_records, problems, problem_count, .. } = report;
+        let verdict = if ok { "everything holds".to_owned() } else { format!("{problem_count} problems") };
+        let summary = format!(
+            "{verdict}: {jobs} jobs, {tasks_open} open tasks, {dead_letters} dead letters, {log_records} log lines, \
+             group {sequence}"
+        );
+        let mut findings = problems;
+        let untold = problem_count.saturating_sub(findings.len() as u64);
+        if untold > 0 {
+            findings.push(format!("and {untold} more"));
+        }
+        Self { ok, summary, findings }
+    }
+}
+
+impl From<SalvageReport> for Report {
+    fn from(report: SalvageReport) -> Self {
+        let SalvageReport { rows, jobs, lost } = report;
+        let summary = format!("kept {jobs} jobs ({rows} rows); {} could not be kept", lost.len());
+        Self { ok: lost.is_empty(), summary, findings: lost }
+    }
 }

@@ -1,4 +1,4 @@
-//! The daemon's heartbeat: gauges once a second, and the watchdog only while there is progress.
+//! The daemon's heartbeat: the watchdog is fed only while there is progress.
 //!
 //! Owns: what "alive" means to systemd. Must not know: what the parts do.
 
@@ -10,9 +10,9 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::dispatch::Dispatch;
 use crate::store::Reader;
-use crate::telemetry::Metrics;
 
-const BEAT: Duration = Duration::from_secs(1);
+const BEAT_MIN: Duration = Duration::from_millis(10);
+const BEAT_MAX: Duration = Duration::from_secs(5);
 /// A dispatcher that has not turned for this long is stuck: it turns at least once a second when idle.
 const STUCK_MS: i64 = 15_000;
 
@@ -21,33 +21,24 @@ pub struct Pulse {
     pub clock: Clock,
     pub reader: Reader,
     pub dispatch: Dispatch,
-    pub metrics: Metrics,
 }
 
 impl Pulse {
     pub async fn run(self, stop: CancellationToken) {
+        // Without a watchdog there is nobody to feed.
+        let Some(granted) = sd_notify::watchdog_enabled() else { return stop.cancelled().await };
         // Half of what systemd grants, as sd_watchdog_enabled(3) advises.
-        let every = sd_notify::watchdog_enabled().map(|granted| granted / 2);
-        let mut beat = tokio::time::interval(BEAT.min(every.unwrap_or(BEAT)));
+        let mut beat = tokio::time::interval((granted / 2).clamp(BEAT_MIN, BEAT_MAX));
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = beat.tick() => {}
             }
-            self.gauges();
-            if every.is_some() && self.dispatcher_stuck().is_none() && self.reader.fault().is_none() {
+            if self.dispatcher_stuck().is_none() && self.reader.fault().is_none() {
                 notify(&[NotifyState::Watchdog]);
             }
         }
-    }
-
-    pub fn gauges(&self) {
-        let counters = self.reader.counters();
-        let depth = counters.tasks_open.saturating_sub(counters.tasks_leased);
-        self.metrics.queue_depth.set(i64::try_from(depth).unwrap_or(i64::MAX));
-        let dead: u64 = counters.dead_letters.values().sum();
-        self.metrics.dlq_size.set(i64::try_from(dead).unwrap_or(i64::MAX));
     }
 
     /// For how long the dispatcher has stood still, once that is too long.

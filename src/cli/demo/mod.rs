@@ -10,6 +10,7 @@ mod report;
 use std::path::Path;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::args::Demo;
@@ -17,8 +18,8 @@ use super::exit::{Exit, Failure, Result};
 use super::out::Out;
 use super::serve::{start_failure, watch_signals};
 use super::{connect, show, watch, wire};
-use crate::client::Client;
 use crate::client::ipc::IpcClient;
+use crate::client::{Addr, Client, Options};
 use crate::config::{Config, Listen, TcpAt};
 use crate::daemon::{self, Addresses, Ended, Listeners};
 use crate::{clock, telemetry};
@@ -83,17 +84,17 @@ async fn play(origin: &origin::Origin, at: &Addresses, data_dir: &Path, out: Out
         source: Some(wire::submit_job_request::Source::ManifestJson(manifest::json(origin))),
         ..Default::default()
     };
-    let mut socket = IpcClient::connect(ipc).await.map_err(connect::refused)?;
+    let socket = IpcClient::connect(ipc, &Options::default()).await.map_err(connect::refused)?;
     let accepted = socket.submit(request).await.map_err(connect::refused)?;
     report::accepted(&accepted, out)?;
 
-    let mut client = Client::connect(&grpc.display().to_string()).await.map_err(connect::refused)?;
-    let last = progress(&mut client, &accepted.job_id, out).await?;
-    report::results(&mut client, &last, origin, data_dir, out).await
+    let client = Client::connect(Addr::Unix(grpc.clone())).await.map_err(connect::refused)?;
+    let last = progress(&client, &accepted.job_id, out).await?;
+    report::results(&client, &last, origin, data_dir, out).await
 }
 
 /// The job's log and its progress at once, until it has ended.
-async fn progress(client: &mut Client, job_id: &str, out: Out) -> Result<wire::Job> {
+async fn progress(client: &Client, job_id: &str, out: Out) -> Result<wire::Job> {
     let bar = out.is_tty().then(|| watch::bar(0));
     let say = |text: String| match &bar {
         Some(bar) => {
@@ -103,7 +104,6 @@ async fn progress(client: &mut Client, job_id: &str, out: Out) -> Result<wire::J
         None if out.is_json() => Ok(()),
         None => out.line(text),
     };
-    let failed = |status: crate::client::Status| connect::refused(status.into());
     let query = wire::QueryLogsRequest {
         job_id: job_id.to_owned(),
         follow: true,
@@ -117,11 +117,11 @@ async fn progress(client: &mut Client, job_id: &str, out: Out) -> Result<wire::J
     let (mut logs_open, mut jobs_open) = (true, true);
     while logs_open || jobs_open {
         tokio::select! {
-            page = logs.message(), if logs_open => match page.map_err(failed)? {
+            page = logs.next(), if logs_open => match page.transpose().map_err(connect::refused)? {
                 Some(page) => page.records.iter().try_for_each(|record| say(format!("  {}", show::log_line(record))))?,
                 None => logs_open = false,
             },
-            job = jobs.message(), if jobs_open => match job.map_err(failed)? {
+            job = jobs.next(), if jobs_open => match job.transpose().map_err(connect::refused)? {
                 Some(job) => {
                     match &bar {
                         Some(bar) => watch::update(bar, &job),

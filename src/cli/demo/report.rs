@@ -47,7 +47,7 @@ pub fn accepted(reply: &wire::SubmitJobResponse, out: Out) -> Result {
 }
 
 /// Everything the job left behind, each file hashed again.
-pub async fn results(client: &mut Client, job: &wire::Job, origin: &Origin, data_dir: &Path, out: Out) -> Result {
+pub async fn results(client: &Client, job: &wire::Job, origin: &Origin, data_dir: &Path, out: Out) -> Result {
     let request = wire::ListTasksRequest { job_id: job.job_id.clone(), page_size: 1_000, ..Default::default() };
     let tasks = client.list_tasks(request).await.map_err(connect::refused)?.tasks;
     let truth: BTreeMap<&str, String> =
@@ -82,19 +82,24 @@ pub async fn results(client: &mut Client, job: &wire::Job, origin: &Origin, data
     out.table(&rows)?;
     out.line(format_args!("\n{}\n  {} requests reached the origin.\n", show::job(job), origin.requests()))?;
     for resource in dead(&tasks) {
-        let story = client.explain_task(&job.job_id, resource).await.map_err(connect::refused)?;
+        let story = explain(client, job, resource).await?;
         out.line(format_args!("Why not all of them? `fetchbox job ID --explain --resource {resource}` says:\n"))?;
         out.line(show::task_story(&story))?;
     }
     Ok(())
 }
 
-async fn dead_json(client: &mut Client, job: &wire::Job, tasks: &[wire::Task], out: Out) -> Result {
+async fn dead_json(client: &Client, job: &wire::Job, tasks: &[wire::Task], out: Out) -> Result {
     tasks.iter().try_for_each(|task| out.json(task))?;
     for resource in dead(tasks) {
-        out.json(&client.explain_task(&job.job_id, resource).await.map_err(connect::refused)?)?;
+        out.json(&explain(client, job, resource).await?)?;
     }
     Ok(())
+}
+
+async fn explain(client: &Client, job: &wire::Job, resource: &str) -> Result<wire::ExplainTaskResponse> {
+    let request = wire::ExplainTaskRequest { job_id: job.job_id.clone(), resource_id: resource.to_owned() };
+    client.explain_task(request).await.map_err(connect::refused)
 }
 
 fn dead(tasks: &[wire::Task]) -> impl Iterator<Item = &str> {
