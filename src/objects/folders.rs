@@ -13,8 +13,7 @@ use rustix::io::Errno;
 
 use super::{Error, ErrorKind};
 
-const FOLDER: OFlags =
-    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 /// Enough for the jobs in flight with all their resources; beyond it a few folders are synced once more than needed.
 const SYNCED_MAX: usize = 4_096;
 
@@ -113,9 +112,13 @@ fn kind_of(errno: Errno) -> ErrorKind {
         Errno::NOSPC | Errno::DQUOT => ErrorKind::Full,
         Errno::ACCESS | Errno::PERM | Errno::ROFS => ErrorKind::Denied,
         // A link or a file where a folder must be, a folder where the object must be, a name this file system cannot hold.
-        Errno::LOOP | Errno::NOTDIR | Errno::ISDIR | Errno::NOTEMPTY | Errno::NAMETOOLONG | Errno::INVAL | Errno::FBIG => {
-            ErrorKind::Rejected
-        }
+        Errno::LOOP
+        | Errno::NOTDIR
+        | Errno::ISDIR
+        | Errno::NOTEMPTY
+        | Errno::NAMETOOLONG
+        | Errno::INVAL
+        | Errno::FBIG => ErrorKind::Rejected,
         Errno::IO | Errno::STALE | Errno::NODEV | Errno::NXIO | Errno::XDEV => ErrorKind::Unavailable,
         _ => ErrorKind::Failed,
     }

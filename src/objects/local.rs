@@ -47,7 +47,12 @@ impl Local {
             return Err(Error::new(ErrorKind::Failed, format!("{stage} is being written already")));
         }
         let staged = Staged { shared: self.0.clone(), name: stage.to_owned(), file: Mutex::new(Stage::None) };
-        Ok(LocalUpload { place: place.clone(), staged: Some(Arc::new(staged)), gathered: Vec::new(), gathered_bytes: 0 })
+        Ok(LocalUpload {
+            place: place.clone(),
+            staged: Some(Arc::new(staged)),
+            gathered: Vec::new(),
+            gathered_bytes: 0,
+        })
     }
 
     pub(super) async fn head(&self, place: &Place) -> Result<Option<Head>, Error> {
@@ -205,7 +210,9 @@ impl Staged {
         let open = || rustix::fs::openat(&staging, self.name.as_str(), flags, Mode::from_raw_mode(0o640));
         let file = match open() {
             // Nobody in this process holds the name, so a process that was killed left it.
-            Err(Errno::EXIST) => rustix::fs::unlinkat(&staging, self.name.as_str(), AtFlags::empty()).and_then(|()| open()),
+            Err(Errno::EXIST) => {
+                rustix::fs::unlinkat(&staging, self.name.as_str(), AtFlags::empty()).and_then(|()| open())
+            }
             file => file,
         };
         file.map(File::from).map_err(|errno| from_errno(errno, "staging an object"))

@@ -71,8 +71,9 @@ impl Default for Options {
 impl Options {
     /// The first thing wrong, as `key: why`.
     pub fn check(&self) -> Result<(), String> {
-        for bucket in std::iter::once(&self.bucket).chain(&self.allowed_buckets) {
-            key::check_bucket(bucket).map_err(|error| format!("storage.bucket: {error}"))?;
+        key::check_bucket(&self.bucket).map_err(|error| format!("storage.bucket: {error}"))?;
+        for bucket in &self.allowed_buckets {
+            key::check_bucket(bucket).map_err(|error| format!("storage.allowed_buckets: {error}"))?;
         }
         if !self.prefix.is_empty() {
             key::check_key(&self.prefix).map_err(|error| format!("storage.prefix: {error}"))?;

@@ -148,7 +148,12 @@ impl S3 {
 }
 
 /// One PUT.
-pub(super) async fn put(client: &AmazonS3, path: &Path, body: PutPayload, attributes: Attributes) -> Result<Head, Error> {
+pub(super) async fn put(
+    client: &AmazonS3,
+    path: &Path,
+    body: PutPayload,
+    attributes: Attributes,
+) -> Result<Head, Error> {
     let size_bytes = body.content_length() as u64;
     let options = PutOptions { attributes, ..PutOptions::default() };
     let put = client.put_opts(path, body, options).await.map_err(|error| classify(&error))?;

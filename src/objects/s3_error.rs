@@ -34,9 +34,10 @@ fn transport(error: &object_store::Error) -> Option<ErrorKind> {
     while let Some(cause) = next {
         if let Some(http) = cause.downcast_ref::<HttpError>() {
             return Some(match http.kind() {
-                HttpErrorKind::Connect | HttpErrorKind::Timeout | HttpErrorKind::Request | HttpErrorKind::Interrupted => {
-                    ErrorKind::Unavailable
-                }
+                HttpErrorKind::Connect
+                | HttpErrorKind::Timeout
+                | HttpErrorKind::Request
+                | HttpErrorKind::Interrupted => ErrorKind::Unavailable,
                 // Decode, unknown, and kinds that do not exist yet.
                 _ => ErrorKind::Failed,
             });
@@ -65,17 +66,47 @@ fn from_answer(code: Option<&str>, status: Option<u16>, error: &object_store::Er
 /// Codes that say more, or something else, than their status does.
 fn from_code(code: &str) -> Option<ErrorKind> {
     Some(match code {
-        "SlowDown" | "InternalError" | "ServiceUnavailable" | "RequestTimeout" | "Throttling" | "ThrottlingException"
-        | "RequestLimitExceeded" | "TooManyRequests" | "XMinioServerNotInitialized" => ErrorKind::Unavailable,
-        "AccessDenied" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "ExpiredToken" | "InvalidToken"
-        | "RequestTimeTooSkewed" | "NoSuchBucket" | "InvalidBucketName" | "AuthorizationHeaderMalformed"
-        | "PermanentRedirect" | "TemporaryRedirect" | "AllAccessDisabled" | "AccountProblem" => ErrorKind::Denied,
-        "QuotaExceeded" | "InsufficientStorage" | "XMinioStorageFull" | "XMinioAdminBucketQuotaExceeded"
+        "SlowDown"
+        | "InternalError"
+        | "ServiceUnavailable"
+        | "RequestTimeout"
+        | "Throttling"
+        | "ThrottlingException"
+        | "RequestLimitExceeded"
+        | "TooManyRequests"
+        | "XMinioServerNotInitialized" => ErrorKind::Unavailable,
+        "AccessDenied"
+        | "InvalidAccessKeyId"
+        | "SignatureDoesNotMatch"
+        | "ExpiredToken"
+        | "InvalidToken"
+        | "RequestTimeTooSkewed"
+        | "NoSuchBucket"
+        | "InvalidBucketName"
+        | "AuthorizationHeaderMalformed"
+        | "PermanentRedirect"
+        | "TemporaryRedirect"
+        | "AllAccessDisabled"
+        | "AccountProblem" => ErrorKind::Denied,
+        "QuotaExceeded"
+        | "InsufficientStorage"
+        | "XMinioStorageFull"
+        | "XMinioAdminBucketQuotaExceeded"
         | "EntityTooLargeForQuota" => ErrorKind::Full,
         // The upload was aborted or taken apart behind our back: the next attempt begins a new one.
-        "NoSuchUpload" | "InvalidPart" | "InvalidPartOrder" | "IncompleteBody" | "BadDigest" | "OperationAborted"
-        | "XAmzContentSHA256Mismatch" | "ConditionalRequestConflict" => ErrorKind::Failed,
-        "EntityTooLarge" | "EntityTooSmall" | "KeyTooLongError" | "InvalidObjectName" | "MetadataTooLarge"
+        "NoSuchUpload"
+        | "InvalidPart"
+        | "InvalidPartOrder"
+        | "IncompleteBody"
+        | "BadDigest"
+        | "OperationAborted"
+        | "XAmzContentSHA256Mismatch"
+        | "ConditionalRequestConflict" => ErrorKind::Failed,
+        "EntityTooLarge"
+        | "EntityTooSmall"
+        | "KeyTooLongError"
+        | "InvalidObjectName"
+        | "MetadataTooLarge"
         | "MaxMessageLengthExceeded" => ErrorKind::Rejected,
         _ => return None,
     })

@@ -80,7 +80,8 @@ impl S3Upload {
         }
         if self.upload_id.is_none() {
             let options = PutMultipartOptions { attributes: self.attributes.clone(), ..PutMultipartOptions::default() };
-            let begun = self.client.create_multipart_opts(&self.path, options).await.map_err(|error| classify(&error))?;
+            let begun =
+                self.client.create_multipart_opts(&self.path, options).await.map_err(|error| classify(&error))?;
             self.upload_id = Some(begun.clone());
             return Ok(Some(begun));
         }

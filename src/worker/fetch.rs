@@ -105,7 +105,9 @@ impl Worker {
         match tokio::time::timeout(limit, sent).await {
             Ok(Ok(response)) => Ok((response, permit)),
             Ok(Err(error)) => Err(classify::request(error)),
-            Err(_) => Err(Failed::new(FailureCode::DownloadTimeout, format!("no answer within {} ms", limit.as_millis()))),
+            Err(_) => {
+                Err(Failed::new(FailureCode::DownloadTimeout, format!("no answer within {} ms", limit.as_millis())))
+            }
         }
     }
 
@@ -149,7 +151,9 @@ enum Judged {
 }
 
 fn judge_body(response: &reqwest::Response, bytes_max: u64) -> Result<Judged, Failed> {
-    if let Some(encoding) = response.headers().get_all(header::CONTENT_ENCODING).iter().find(|e| !headers::is_identity(e)) {
+    if let Some(encoding) =
+        response.headers().get_all(header::CONTENT_ENCODING).iter().find(|e| !headers::is_identity(e))
+    {
         let encoding: String = String::from_utf8_lossy(encoding.as_bytes()).chars().take(64).collect();
         return Err(Failed::new(FailureCode::DownloadEncoding, format!("the body came encoded as {encoding:?}")));
     }

@@ -8,8 +8,22 @@ use crate::model::Header;
 
 /// Ours alone: framing, connection handling, and what would make the body something other than the whole resource as it is.
 const RESERVED: [&str; 16] = [
-    "host", "connection", "keep-alive", "proxy-connection", "proxy-authorization", "content-length", "transfer-encoding",
-    "te", "trailer", "upgrade", "expect", "accept-encoding", "range", "if-range", "if-none-match", "if-modified-since",
+    "host",
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authorization",
+    "content-length",
+    "transfer-encoding",
+    "te",
+    "trailer",
+    "upgrade",
+    "expect",
+    "accept-encoding",
+    "range",
+    "if-range",
+    "if-none-match",
+    "if-modified-since",
 ];
 
 /// What may follow a redirect to another origin. Everything else could be a credential under a name nobody knows.
@@ -19,7 +33,8 @@ const HARMLESS: [&str; 6] = ["accept", "accept-language", "cache-control", "prag
 pub(super) fn outgoing(wanted: &[Header], user_agent: &str) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
     for Header { name, value } in wanted {
-        let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("{name:?} cannot be a header's name"))?;
+        let parsed =
+            HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("{name:?} cannot be a header's name"))?;
         let value = HeaderValue::from_str(value).map_err(|_| format!("the value of header {name} cannot be sent"))?;
         if !RESERVED.contains(&parsed.as_str()) {
             headers.append(parsed, value);

@@ -22,7 +22,8 @@ fn sanitised(text: &str) -> Option<String> {
     let text = text.trim();
     let (essence, parameters) = text.split_once(';').map_or((text, None), |(essence, rest)| (essence, Some(rest)));
     let (kind, subtype) = essence.trim().split_once('/')?;
-    let token = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&^_.+-".contains(&b));
+    let token =
+        |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&^_.+-".contains(&b));
     if text.len() > TYPE_BYTES_MAX || !token(kind) || !token(subtype) {
         return None;
     }
@@ -31,7 +32,9 @@ fn sanitised(text: &str) -> Option<String> {
         return None;
     }
     match parameters.map(str::trim) {
-        Some(rest) if !rest.is_empty() && rest.bytes().all(|b| (b' '..=b'~').contains(&b)) => Some(format!("{essence}; {rest}")),
+        Some(rest) if !rest.is_empty() && rest.bytes().all(|b| (b' '..=b'~').contains(&b)) => {
+            Some(format!("{essence}; {rest}"))
+        }
         _ => Some(essence),
     }
 }

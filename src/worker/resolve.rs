@@ -38,8 +38,9 @@ impl Resolve for GuardedResolver {
         let guard = self.0.clone();
         Box::pin(async move {
             let name = name.as_str().to_owned();
-            let found = match tokio::net::lookup_host((name.as_str(), 0)).await {
-                Ok(found) => found.collect::<Vec<SocketAddr>>(),
+            let looked_up = tokio::net::lookup_host((name.as_str(), 0)).await.map(Iterator::collect::<Vec<SocketAddr>>);
+            let found = match looked_up {
+                Ok(found) => found,
                 Err(error) if is_no_host(&error.to_string()) => return Err(NoHost { name }.into()),
                 Err(error) => return Err(LookupFailed { name, why: error.to_string() }.into()),
             };
@@ -50,7 +51,11 @@ impl Resolve for GuardedResolver {
 }
 
 /// One bad address refuses the name: an attacker who mixes them must not get a draw.
-fn admit(guard: &Guard, name: &str, found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Box<dyn std::error::Error + Send + Sync>> {
+fn admit(
+    guard: &Guard,
+    name: &str,
+    found: Vec<SocketAddr>,
+) -> Result<Vec<SocketAddr>, Box<dyn std::error::Error + Send + Sync>> {
     if found.is_empty() {
         return Err(NoHost { name: name.to_owned() }.into());
     }
@@ -64,9 +69,14 @@ fn admit(guard: &Guard, name: &str, found: Vec<SocketAddr>) -> Result<Vec<Socket
 
 /// The resolver tells "no such name" and "no answer" apart by text only.
 fn is_no_host(text: &str) -> bool {
-    ["Name or service not known", "Name does not resolve", "No address associated with hostname", "nodename nor servname"]
-        .iter()
-        .any(|known| text.contains(known))
+    [
+        "Name or service not known",
+        "Name does not resolve",
+        "No address associated with hostname",
+        "nodename nor servname",
+    ]
+    .iter()
+    .any(|known| text.contains(known))
 }
 
 #[cfg(test)]

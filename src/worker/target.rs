@@ -104,7 +104,8 @@ mod tests {
 
     #[test]
     fn one_host_has_one_name() {
-        for url in ["http://Example.COM/a", "http://example.com:80", "http://example.com./x?y", "http://example.com#f"] {
+        for url in ["http://Example.COM/a", "http://example.com:80", "http://example.com./x?y", "http://example.com#f"]
+        {
             assert_eq!(host_port(url).as_deref(), Some("example.com:80"), "{url}");
         }
         assert_eq!(host_port("https://[::1]/").as_deref(), Some("[::1]:443"));
@@ -115,9 +116,22 @@ mod tests {
     #[test]
     fn what_is_no_http_url_is_not_fetched() {
         for url in [
-            "", "x", "file:///etc/passwd", "ftp://example.com/", "http://", "http:///x y", "http://u:p@example.com/",
-            "http://u@example.com/", "http://example.com:0/", "http://example.com:99999/", "http://./", "data:,x",
-            "javascript:1", "http://exa mple.com/", "unix:///run/x.sock", "gopher://example.com/",
+            "",
+            "x",
+            "file:///etc/passwd",
+            "ftp://example.com/",
+            "http://",
+            "http:///x y",
+            "http://u:p@example.com/",
+            "http://u@example.com/",
+            "http://example.com:0/",
+            "http://example.com:99999/",
+            "http://./",
+            "data:,x",
+            "javascript:1",
+            "http://exa mple.com/",
+            "unix:///run/x.sock",
+            "gopher://example.com/",
         ] {
             assert!(Target::parse(url).is_err(), "{url:?}");
         }

