@@ -118,22 +118,28 @@ fn events(text: &mut String, events: &[wire::LifeEvent], indent: &str) {
     }
 }
 
-/// One line of a job's log.
+/// One line of a job's log, everything in it.
 pub fn log_line(record: &wire::LogRecord) -> String {
-    let message = match &record.content {
-        Some(wire::log_record::Content::Message(message)) => words::tame(message),
-        Some(wire::log_record::Content::Chunk(chunk)) => words::tame(&String::from_utf8_lossy(chunk)),
-        None => String::new(),
-    };
-    let mut text = format!("{} {:<5} ", words::time(record.timestamp_ms), wire::level(record.level));
-    if !record.resource_id.is_empty() {
-        let _ = write!(text, "{}: ", words::tame(&record.resource_id));
-    }
-    text.push_str(&message);
+    let mut text = format!("{} {}", words::time(record.timestamp_ms), log_words(record));
     let mut fields: Vec<_> = record.fields.iter().collect();
     fields.sort();
     for (name, value) in fields {
         let _ = write!(text, " {}={}", words::tame(name), words::tame(value));
     }
+    text
+}
+
+/// Level, resource and message of a log line.
+pub fn log_words(record: &wire::LogRecord) -> String {
+    let message = match &record.content {
+        Some(wire::log_record::Content::Message(message)) => words::tame(message),
+        Some(wire::log_record::Content::Chunk(chunk)) => words::tame(&String::from_utf8_lossy(chunk)),
+        None => String::new(),
+    };
+    let mut text = format!("{:<5} ", wire::level(record.level));
+    if !record.resource_id.is_empty() {
+        let _ = write!(text, "{}: ", words::tame(&record.resource_id));
+    }
+    text.push_str(&message);
     text
 }

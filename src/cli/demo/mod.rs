@@ -51,10 +51,12 @@ pub async fn run(args: &Demo, out: Out) -> Result {
     shutdown.cancel();
     let ended = running.await.map_err(|error| Failure::failed(format_args!("the daemon: {error}")))?;
     origin.stop().await;
-    shown?;
-    match ended {
-        Ended::Drained => report::goodbye(&args.dir, out),
-        Ended::Unfinished(why) | Ended::Fault(why) => Err(Failure::failed(format_args!("the daemon: {why}"))),
+    match (ended, shown) {
+        // What the client saw then is only the echo.
+        (Ended::Fault(why), _) => Err(Failure::failed(format_args!("the daemon failed: {why}"))),
+        (_, Err(failure)) => Err(failure),
+        (Ended::Unfinished(what), Ok(())) => Err(Failure::failed(format_args!("the daemon did not drain: {what}"))),
+        (Ended::Drained, Ok(())) => report::goodbye(&args.dir, out),
     }
 }
 
@@ -118,7 +120,7 @@ async fn progress(client: &Client, job_id: &str, out: Out) -> Result<wire::Job> 
     while logs_open || jobs_open {
         tokio::select! {
             page = logs.next(), if logs_open => match page.transpose().map_err(connect::refused)? {
-                Some(page) => page.records.iter().try_for_each(|record| say(format!("  {}", show::log_line(record))))?,
+                Some(page) => page.records.iter().try_for_each(|record| say(format!("  {}", show::log_words(record))))?,
                 None => logs_open = false,
             },
             job = jobs.next(), if jobs_open => match job.transpose().map_err(connect::refused)? {
