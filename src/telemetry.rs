@@ -5,6 +5,10 @@
 //!
 //! A job id is never a label.
 
+use std::io::IsTerminal as _;
+
+use serde::{Deserialize, Serialize};
+
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
@@ -106,6 +110,58 @@ made!(IntGaugeVec, |name, help, labels| IntGaugeVec::new(Opts::new(name, help), 
 made!(Histogram, |name, help, labels| Histogram::with_opts(
     HistogramOpts::new(name, help).buckets(LATENCY_BUCKETS.to_vec())
 ));
+
+/// How the daemon writes its log (config `log`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    pub format: LogFormat,
+    /// As tracing's env-filter reads it: a level, or `target=level` pairs separated by commas.
+    pub filter: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, filter: "info".to_owned() }
+    }
+}
+
+impl Log {
+    /// # Errors
+    /// What is wrong with the filter.
+    pub fn check(&self) -> Result<(), String> {
+        self.parsed().map(drop)
+    }
+
+    fn parsed(&self) -> Result<tracing_subscriber::EnvFilter, String> {
+        tracing_subscriber::EnvFilter::try_new(&self.filter).map_err(|error| error.to_string())
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Starts the process's log on stderr. Only the first call has an effect.
+///
+/// # Errors
+/// What is wrong with the filter.
+pub fn init(log: &Log) -> Result<(), String> {
+    let base = tracing_subscriber::fmt().with_env_filter(log.parsed()?).with_writer(std::io::stderr);
+    // A second daemon in one process (tests) keeps the first one's log.
+    let _ = match log.format {
+        LogFormat::Json => base.json().flatten_event(true).try_init(),
+        // Under systemd the journal has its own times, and escape codes would be noise.
+        LogFormat::Text if std::env::var_os("JOURNAL_STREAM").is_some() => {
+            base.without_time().with_ansi(false).try_init()
+        }
+        LogFormat::Text => base.with_ansi(std::io::stderr().is_terminal()).try_init(),
+    };
+    Ok(())
+}
 
 #[cfg(test)]
 mod tests {

@@ -50,14 +50,14 @@ impl Source for Reader {
 
 pub struct StoreWake {
     job: JobWatch,
-    fault: tokio::sync::watch::Receiver<bool>,
+    fault: tokio::sync::watch::Receiver<Option<String>>,
 }
 
 impl Wake for StoreWake {
     async fn changed(&mut self) -> Result<(), Refusal> {
         tokio::select! {
             () = self.job.changed() => Ok(()),
-            _ = self.fault.wait_for(|fault| *fault) => {
+            _ = self.fault.wait_for(Option::is_some) => {
                 Err(Refusal::new(RefusalCode::Unavailable, "the store serves no longer; ask again after a restart"))
             }
         }

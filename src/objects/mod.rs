@@ -1,12 +1,31 @@
 //! The object store behind one type: S3 and a local directory.
 //!
 //! Owns: how bytes become an object, and what an object store's errors mean. Must not know: jobs' state, the database, origins.
+//!
+//! An object is either whole and durable at its key or not there at all: local files are staged, synced and renamed; S3 objects
+//! appear with one PUT or with the completion of a multipart upload.
+
+mod folders;
+mod key;
+mod local;
+mod options;
+mod s3;
+mod s3_error;
+mod s3_upload;
+#[cfg(test)]
+mod tests;
+mod upload;
+
+pub use options::{Kind, Options};
+pub use upload::Upload;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Once};
+use std::time::Duration;
 
 use bytes::Bytes;
-use std::collections::BTreeMap;
 
-#[derive(Debug, Clone)]
-pub struct Options {}
+use crate::clock;
 
 /// Where an object stands.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -15,55 +34,170 @@ pub struct Place {
     pub key: String,
 }
 
-/// What is written beside the bytes.
+/// What is written beside the bytes. The local directory keeps the bytes only.
 #[derive(Debug, Clone, Default)]
 pub struct Label {
     pub content_type: String,
+    /// Names of `[A-Za-z0-9_.-]`; values outside printable ASCII are stored percent-encoded.
     pub metadata: BTreeMap<String, String>,
+    /// All zero while it is not known yet.
     pub sha256: [u8; 32],
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
     pub size_bytes: u64,
+    /// Without quotes. Local: made of inode, modification time and size.
     pub etag: String,
-    /// The digest we wrote as user metadata (S3) or know otherwise.
+    /// The digest that stands in the object's user metadata. None for local objects and for multipart uploads whose digest
+    /// was not known when they began.
     pub sha256: Option<[u8; 32]>,
 }
 
+/// The store, cheap to clone.
 #[derive(Clone)]
-pub struct Objects {}
+pub struct Objects {
+    backend: Backend,
+    options: Arc<Options>,
+}
+
+#[derive(Clone)]
+enum Backend {
+    Local(local::Local),
+    S3(s3::S3),
+}
 
 impl Objects {
+    /// Reads credentials and opens (or makes) the local root. Talks to no server.
+    pub fn new(options: Options) -> Result<Self, Error> {
+        options.check().map_err(|message| Error { kind: ErrorKind::Rejected, message })?;
+        let options = Arc::new(options);
+        let backend = match options.kind {
+            Kind::Local => Backend::Local(local::Local::new(&options.root)?),
+            Kind::S3 => Backend::S3(s3::S3::new(options.clone())?),
+        };
+        Ok(Self { backend, options })
+    }
+
     /// The whole object at once. Durable and visible when it returns; never half-visible.
-    pub async fn put(&self, _place: &Place, _bytes: Bytes, _label: &Label) -> Result<Head, Error> {
-        todo!()
+    pub async fn put(&self, place: &Place, bytes: Bytes, label: &Label) -> Result<Head, Error> {
+        let mut upload = self.begin(place, label.clone(), &clock::random_token(), bytes.len() as u64).await?;
+        let stored = async {
+            upload.write(bytes).await?;
+            upload.complete(label.sha256).await
+        };
+        match stored.await {
+            Ok(head) => Ok(head),
+            Err(error) => {
+                // The object's error is what matters; a part left over is swept or expires.
+                let _ = upload.abort().await;
+                Err(error)
+            }
+        }
     }
-    pub async fn head(&self, _place: &Place) -> Result<Option<Head>, Error> {
-        todo!()
+
+    /// Starts an object that comes in pieces. `stage` is unique to this try and one path segment long: it names the staged
+    /// file, and the upload's mark in S3 metadata. `bytes_max` is the most that will be written: it decides the part size.
+    pub async fn begin(&self, place: &Place, label: Label, stage: &str, bytes_max: u64) -> Result<Upload, Error> {
+        self.admit(place)?;
+        key::check_segment(stage)?;
+        Ok(match &self.backend {
+            Backend::Local(local) => Upload::local(local.begin(place, stage)?),
+            Backend::S3(s3) => Upload::s3(s3.begin(place, label, stage, bytes_max)?),
+        })
     }
-    pub async fn delete(&self, _place: &Place) -> Result<(), Error> {
-        todo!()
+
+    /// None: nothing stands there.
+    pub async fn head(&self, place: &Place) -> Result<Option<Head>, Error> {
+        self.admit(place)?;
+        match &self.backend {
+            Backend::Local(local) => local.head(place).await,
+            Backend::S3(s3) => Ok(s3.head(place).await?.map(|seen| seen.head)),
+        }
     }
+
+    /// Deleting what is not there is fine.
+    pub async fn delete(&self, place: &Place) -> Result<(), Error> {
+        self.admit(place)?;
+        match &self.backend {
+            Backend::Local(local) => local.delete(place).await,
+            Backend::S3(s3) => s3.delete(place).await,
+        }
+    }
+
     /// Aborts a multipart upload nobody will finish. Unknown uploads are fine.
-    pub async fn abort(&self, _place: &Place, _upload_id: &str) -> Result<(), Error> {
-        todo!()
+    pub async fn abort(&self, place: &Place, upload_id: &str) -> Result<(), Error> {
+        self.admit(place)?;
+        match &self.backend {
+            Backend::Local(_) => Ok(()),
+            Backend::S3(s3) => s3.abort(place, upload_id).await,
+        }
     }
-    /// Put, head and delete of a small object.
+
+    /// Put, head and delete of a small object in the default bucket, within `probe_timeout_ms`.
     pub async fn probe(&self) -> Result<(), Error> {
-        todo!()
+        let limit = Duration::from_millis(self.options.probe_timeout_ms);
+        tokio::time::timeout(limit, self.probe_unbounded()).await.unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::Unavailable, format!("no answer to a probe within {} ms", limit.as_millis())))
+        })
     }
-    /// Staged files older than `older_than_ms` that no process continues (local only): how many, how many bytes. Deletes unless `dry_run`.
-    pub async fn sweep_staging(&self, _before_ms: i64, _dry_run: bool) -> Result<(u64, u64), Error> {
-        todo!()
+
+    async fn probe_unbounded(&self) -> Result<(), Error> {
+        let token = clock::random_token();
+        // Under the prefix, because that may be all our credentials allow.
+        let key = match self.options.prefix.trim_matches('/') {
+            "" => format!(".fetchbox-probe/{token}"),
+            prefix => format!("{prefix}/.fetchbox-probe/{token}"),
+        };
+        let place = Place { bucket: self.options.bucket.clone(), key };
+        let label = Label { content_type: "text/plain".into(), ..Label::default() };
+        self.put(&place, Bytes::from(token), &label).await?;
+        let seen = self.head(&place).await;
+        self.delete(&place).await?;
+        match seen? {
+            Some(_) => Ok(()),
+            None => Err(Error::new(ErrorKind::Unavailable, "an object just written cannot be seen")),
+        }
+    }
+
+    /// Staged files last written before `before_ms` (Unix ms) that this process does not continue: how many, how many bytes.
+    /// Deletes unless `dry_run`. S3 has none.
+    pub async fn sweep_staging(&self, before_ms: i64, dry_run: bool) -> Result<(u64, u64), Error> {
+        match &self.backend {
+            Backend::Local(local) => local.sweep(before_ms, dry_run).await,
+            Backend::S3(_) => Ok((0, 0)),
+        }
+    }
+
+    fn admit(&self, place: &Place) -> Result<(), Error> {
+        key::check(place)?;
+        if place.bucket == self.options.bucket || self.options.allowed_buckets.contains(&place.bucket) {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Rejected, format!("bucket {} is not in storage.allowed_buckets", place.bucket)))
     }
 }
 
-#[derive(Debug, Clone, thiserror::Error)]
+/// Makes ring the TLS provider of this process. Every client of ours needs it before it is built; asking twice is free.
+pub fn install_tls_provider() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // An error means that somebody installed one before us, which serves as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    });
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Error {
     pub kind: ErrorKind,
     pub message: String,
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

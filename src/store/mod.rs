@@ -1,105 +1,205 @@
 //! The store: one Fjall database, one committer, and a mark outside it that knows what was acknowledged.
 //!
-//! Owns: keys, records, the commit group, boot recovery, every durable verb. Must not know: who calls, sockets, clocks.
+//! Owns: keys, records, the commit group, boot recovery, every durable verb. Must not know: who calls, sockets, clocks; times
+//! come in with the verbs.
+//!
+//! ```text
+//! verb ─▶ committer ─▶ one batch: rows + mark row ─▶ sync ─▶ mark file ─▶ answers, watches
+//!                                                              │
+//! reader ◀──────────────── Fjall ◀─────────────────────────────┘
+//! ```
 
+mod check;
+mod committer;
+mod journal;
+pub mod keys;
+mod ledger;
+mod mark;
+mod open;
+mod prune;
+mod published;
+mod queue;
 mod reader;
+mod records;
+mod salvage;
+mod spaces;
+#[cfg(test)]
+mod tests;
+mod tx;
 mod verbs;
 
-pub use reader::{Counters, DueCursor, DueEntry, JobWatch, Plan, Reader, ReadyEntry, ReadyPage, Sizes, UploadRecord};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use check::{CheckReport, check};
+pub use open::{OpenError, Opened, Options, StoreGuard, open};
+pub use published::JobWatch;
+pub use reader::{Counters, DueCursor, DueEntry, Plan, Reader, ReadyEntry, ReadyPage, Sizes, UploadRecord};
+pub use salvage::{SalvageReport, salvage};
 pub use verbs::{
-    Admitted, Canceled, End, Idempotency, Lease, LeaseWant, NewJob, Prune, QueueKey, Replayed, Settled, Settlement,
-    StatusChange,
+    Admitted, Canceled, End, FreshJob, Idempotency, Lease, LeaseWant, NewJob, Prune, QueueKey, Replayed, Settled,
+    Settlement, StatusChange,
 };
 
-use crate::model::{ControlChange, Controls, DeadLetterId, Job, JobId, NewLog, Refusal};
+use committer::{Committer, Request};
+use published::Published;
+use tokio::sync::oneshot;
+use tx::Tx;
 
-#[derive(Debug, Clone)]
-pub struct Options {}
+use crate::model::{ControlChange, Controls, DeadLetterId, Job, JobId, NewLog, Refusal, RefusalCode};
+
+/// Leases voided in one group at boot.
+const VOID_PER_GROUP: usize = 1_000;
 
 /// The write side. Cheap to clone. Every verb is one atomic, durable change: when it answers, it is synced.
 #[derive(Clone)]
-pub struct Store {}
+pub struct Store {
+    committer: Arc<Committer>,
+    published: Arc<Published>,
+    spaces: spaces::Spaces,
+}
 
 impl Store {
-    /// Accepts a job: manifest, tasks, idempotency key and queue entry at once. `done` runs on the committer's thread
-    /// after the sync and must not block.
-    pub fn admit(&self, _job: NewJob, _done: impl FnOnce(Result<Admitted, Refusal>) + Send + 'static) {
-        todo!()
+    /// Queues a change and waits for its sync. `bytes`: about what it writes.
+    async fn change<T, F>(&self, bytes: usize, change: F) -> Result<T, Refusal>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Tx<'_>) -> Result<T, Refusal> + Send + 'static,
+    {
+        let (answer, wait) = oneshot::channel();
+        let done = move |result| {
+            // A caller that went away does not need the answer; the change stands.
+            let _ = answer.send(result);
+        };
+        self.committer.submit(Box::new(Request { change: Some(change), result: None, done }), bytes);
+        wait.await.unwrap_or_else(|_| Err(Refusal::new(RefusalCode::Unavailable, "the store has stopped")))
     }
 
-    /// Starts attempts: each is counted before it runs. `None` where the task is no longer to be had (canceled, deleted, taken).
-    /// `spent` are ready entries of which nothing is left to lease after this.
+    /// Accepts a job: manifest, tasks, idempotency key and queue entry at once. `done` runs after the sync, on the committer's
+    /// thread or the caller's, and must not block.
+    pub fn admit(&self, job: NewJob, done: impl FnOnce(Result<Admitted, Refusal>) + Send + 'static) {
+        if let Some((free, wanted)) = self.published.short_of_room() {
+            let message = format!("{free} bytes are free on the data disk and {wanted} must stay free");
+            let refusal = Refusal::new(RefusalCode::StorageFull, message);
+            done(Err(refusal.with_retry_after(Duration::from_secs(10))));
+            return;
+        }
+        let admission = queue::Admission::new(job);
+        let bytes = admission.bytes();
+        let change = move |tx: &mut Tx<'_>| queue::admit(tx, admission);
+        self.committer.submit(Box::new(Request { change: Some(change), result: None, done }), bytes);
+    }
+
+    /// Starts attempts: each is counted before it runs. `None` where the task is no longer to be had (canceled, deleted,
+    /// taken). `spent` are ready entries of which nothing is left to lease after this.
     pub async fn lease(
         &self,
-        _wants: Vec<LeaseWant>,
-        _spent: Vec<QueueKey>,
-        _now_ms: i64,
+        wants: Vec<LeaseWant>,
+        spent: Vec<QueueKey>,
+        now_ms: i64,
     ) -> Result<Vec<Option<Lease>>, Refusal> {
-        todo!()
+        self.change(256 * (wants.len() + spent.len()), move |tx| {
+            let leases = wants.into_iter().map(|want| queue::lease(tx, want, now_ms)).collect::<Result<_, _>>()?;
+            for key in spent {
+                if let QueueKey::Ready { priority, seq } = key {
+                    tx.spent.push((keys::class_index(priority), seq));
+                    tx.delete(keys::of(key));
+                }
+            }
+            Ok(leases)
+        })
+        .await
     }
 
     /// Ends attempts. Settling twice, or with an epoch that is not the present one, changes nothing and says `Stale`.
-    pub async fn settle(&self, _settlements: Vec<Settlement>) -> Result<Vec<Settled>, Refusal> {
-        todo!()
+    pub async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>, Refusal> {
+        self.change(1_024 * settlements.len(), move |tx| {
+            settlements.into_iter().map(|settlement| queue::settle(tx, settlement)).collect()
+        })
+        .await
     }
 
-    /// Boot: every lease is void. Its task is due at once; one interrupted more than `interrupted_max` times in a row dies as
-    /// SYSTEM_POISON. Returns how many were voided.
-    pub async fn void_leases(&self, _now_ms: i64, _interrupted_max: u32) -> Result<u64, Refusal> {
-        todo!()
+    /// Boot: every lease is void. Its task is due at once; one interrupted more than `interrupted_max` times in a row dies
+    /// as SYSTEM_POISON. Returns how many were voided.
+    pub async fn void_leases(&self, now_ms: i64, interrupted_max: u32) -> Result<u64, Refusal> {
+        let floor = self.committer.with_core(|core| core.floors.leased.first().copied().unwrap_or(0));
+        let mut total = 0;
+        loop {
+            let change = move |tx: &mut Tx<'_>| queue::void_leases(tx, floor, now_ms, interrupted_max, VOID_PER_GROUP);
+            let voided = self.change(1_024 * VOID_PER_GROUP, change).await?;
+            total += voided;
+            if voided < VOID_PER_GROUP as u64 {
+                return Ok(total);
+            }
+        }
     }
 
-    /// The job's finalize hook has returned: it is owed no longer.
-    pub async fn finalized(&self, _job: JobId, _log: Option<NewLog>) -> Result<(), Refusal> {
-        todo!()
+    /// The finalize hook owed for `revision` has returned.
+    pub async fn finalized(&self, job: JobId, revision: u64, log: Option<NewLog>) -> Result<(), Refusal> {
+        self.change(256, move |tx| ledger::finalized(tx, job, revision, log)).await
     }
 
     /// Cancels every open resource task. The job turns terminal at once if its manifest is stored, else as soon as it is.
-    pub async fn cancel(&self, _job: JobId, _reason: String, _now_ms: i64) -> Result<Canceled, Refusal> {
-        todo!()
+    pub async fn cancel(&self, job: JobId, reason: String, now_ms: i64) -> Result<Canceled, Refusal> {
+        self.change(64 << 10, move |tx| queue::cancel(tx, job, &reason, now_ms)).await
     }
 
     /// Queues failed and canceled resources again (all, or those named) with fresh attempts. Returns the job and how many.
-    pub async fn retry(&self, _job: JobId, _resource_ids: Vec<String>, _now_ms: i64) -> Result<(Job, u32), Refusal> {
-        todo!()
+    pub async fn retry(&self, job: JobId, resource_ids: Vec<String>, now_ms: i64) -> Result<(Job, u32), Refusal> {
+        self.change(64 << 10, move |tx| queue::retry(tx, job, &resource_ids, now_ms)).await
     }
 
-    /// Queues one dead letter's resource again: in its job while that is kept, else in a new job `fresh`. The letter is gone after.
-    pub async fn replay(&self, _letter: DeadLetterId, _fresh: JobId, _now_ms: i64) -> Result<Replayed, Refusal> {
-        todo!()
+    /// Queues one dead letter's resource again: in its job while that is kept, else in a new job. The letter is gone after.
+    pub async fn replay(&self, letter: DeadLetterId, fresh: FreshJob, now_ms: i64) -> Result<Replayed, Refusal> {
+        self.change(4_096, move |tx| queue::replay(tx, letter, fresh, now_ms)).await
     }
 
-    pub async fn update_status(&self, _change: StatusChange) -> Result<Job, Refusal> {
-        todo!()
+    /// Compare-and-set on the revision; legal transitions only.
+    pub async fn update_status(&self, change: StatusChange) -> Result<Job, Refusal> {
+        self.change(1_024, move |tx| ledger::update_status(tx, change)).await
     }
 
     /// Appends to the job's record sequence; returns the first offset.
-    pub async fn append_logs(&self, _job: JobId, _records: Vec<NewLog>) -> Result<u64, Refusal> {
-        todo!()
+    pub async fn append_logs(&self, job: JobId, records: Vec<NewLog>) -> Result<u64, Refusal> {
+        let bytes = records.iter().map(|record| 128 + record.message.len()).sum();
+        self.change(bytes, move |tx| ledger::append_logs(tx, job, records)).await
     }
 
     /// Turns the durable switches.
-    pub async fn control(&self, _change: ControlChange) -> Result<Controls, Refusal> {
-        todo!()
+    pub async fn control(&self, change: ControlChange) -> Result<Controls, Refusal> {
+        let published = Arc::clone(&self.published);
+        self.change(1_024, move |tx| ledger::control(tx, &published.controls(), &change)).await
     }
 
     /// An upload was begun: recorded so that it is aborted if nobody finishes it.
-    pub async fn upload_begun(&self, _upload: UploadRecord) -> Result<(), Refusal> {
-        todo!()
+    pub async fn upload_begun(&self, upload: UploadRecord) -> Result<(), Refusal> {
+        self.change(512, move |tx| {
+            ledger::upload_begun(tx, &upload);
+            Ok(())
+        })
+        .await
     }
 
     /// The upload was completed or aborted.
-    pub async fn upload_ended(&self, _upload: UploadRecord) -> Result<(), Refusal> {
-        todo!()
+    pub async fn upload_ended(&self, upload: UploadRecord) -> Result<(), Refusal> {
+        self.change(128, move |tx| ledger::upload_ended(tx, &upload)).await
     }
 
-    /// Deletes rows: jobs whole, logs, keys, letters. Refuses to touch active jobs. One call, at most 1,000 items, one group.
-    pub async fn prune(&self, _items: Vec<Prune>) -> Result<u64, Refusal> {
-        todo!()
+    /// Deletes rows: jobs whole, logs, keys, letters; never those of active jobs. One call is one group: at most 1,000 items.
+    /// Returns how many things are gone.
+    pub async fn prune(&self, items: Vec<Prune>) -> Result<u64, Refusal> {
+        self.change(1_024 * items.len(), move |tx| {
+            let mut gone = 0;
+            for item in &items {
+                gone += prune::prune(tx, item)?;
+            }
+            Ok(gone)
+        })
+        .await
     }
 
     /// Gives freed space back to the file system. Blocks the calling thread for seconds.
     pub fn compact(&self) -> Result<(), Refusal> {
-        todo!()
+        self.spaces.compact()
     }
 }

@@ -1,16 +1,33 @@
 //! The read side: has no way to write. Every scan is bounded by its arguments; a damaged row is an error, never a short list.
+//!
+//! Owns: rows → model for everybody outside the committer. Must not know: verbs, groups, who asks.
+
+mod jobs;
+mod queue;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use fjall::{UserKey, UserValue};
+use prost::Message;
+use tokio::sync::watch;
+
 use super::QueueKey;
+use super::keys::{Family, Fields, Key, Space};
+use super::published::{JobWatch, Published};
+use super::records::{self, damaged};
+use super::spaces::Spaces;
 use crate::model::{
-    Attempt, Controls, DeadLetter, DeadLetterId, Failure, Job, JobId, JobState, JobType, LogRecord, Manifest, Priority,
-    Refusal, Task, TaskIndex, TaskRef, TaskSpec, Tenant,
+    Controls, FailureCode, JobId, JobState, JobType, Priority, Refusal, TaskIndex, TaskRef, TaskSpec, Tenant,
 };
 
 #[derive(Clone)]
-pub struct Reader {}
+pub struct Reader {
+    spaces: Spaces,
+    published: Arc<Published>,
+    /// By class: at boot no ready entry stood below.
+    ready_floor: [u64; 3],
+}
 
 /// What dispatch needs of a job to run its tasks.
 #[derive(Debug, Clone)]
@@ -34,7 +51,7 @@ pub struct Plan {
 pub struct ReadyEntry {
     pub key: QueueKey,
     pub plan: Arc<Plan>,
-    /// Those of the entry that are still ready, in order; the manifest's own may be among them.
+    /// Those of the entry that are still ready, the manifest's own first, then in order.
     pub tasks: Vec<TaskIndex>,
 }
 
@@ -77,6 +94,7 @@ pub struct Counters {
     /// Tasks not ended, manifest tasks included.
     pub tasks_open: u64,
     pub tasks_leased: u64,
+    /// By failure code.
     pub dead_letters: BTreeMap<String, u64>,
     pub dead_letter_bytes: u64,
 }
@@ -88,126 +106,90 @@ pub struct Sizes {
     pub free_disk_bytes: u64,
 }
 
-/// Wakes when one job changes.
-pub struct JobWatch {}
-
-impl JobWatch {
-    /// Returns after the next commit that touched the job since the last call (or since the watch was made).
-    pub async fn changed(&mut self) {
-        todo!()
-    }
-}
-
 impl Reader {
-    pub fn job(&self, _id: JobId) -> Result<Option<Job>, Refusal> {
-        todo!()
-    }
-    /// Up to `rows` jobs with ids below `before` and at or above `floor`, newest first.
-    pub fn jobs_before(&self, _before: JobId, _floor: JobId, _rows: usize) -> Result<Vec<Job>, Refusal> {
-        todo!()
-    }
-    /// Up to `rows` jobs with ids above `after`, oldest first.
-    pub fn jobs_after(&self, _after: JobId, _rows: usize) -> Result<Vec<Job>, Refusal> {
-        todo!()
-    }
-    pub fn last_job_id(&self) -> Result<Option<JobId>, Refusal> {
-        todo!()
-    }
-    pub fn manifest(&self, _id: JobId) -> Result<Option<Manifest>, Refusal> {
-        todo!()
-    }
-    pub fn plan(&self, _id: JobId) -> Result<Option<Arc<Plan>>, Refusal> {
-        todo!()
-    }
-    /// Resource tasks from `from` on, in order.
-    pub fn tasks(&self, _id: JobId, _from: TaskIndex, _rows: usize) -> Result<Vec<Task>, Refusal> {
-        todo!()
-    }
-    pub fn task(&self, _task: TaskRef) -> Result<Option<Task>, Refusal> {
-        todo!()
-    }
-    /// Failed attempts of one task, oldest first, the last ten.
-    pub fn attempts(&self, _task: TaskRef) -> Result<Vec<Attempt>, Refusal> {
-        todo!()
-    }
-    pub fn logs(&self, _id: JobId, _from: u64, _rows: usize) -> Result<Vec<LogRecord>, Refusal> {
-        todo!()
-    }
-    /// Letters after `after`, oldest first.
-    pub fn dead_letters(&self, _after: Option<DeadLetterId>, _rows: usize) -> Result<Vec<DeadLetter>, Refusal> {
-        todo!()
-    }
-    pub fn dead_letter(&self, _id: DeadLetterId) -> Result<Option<DeadLetter>, Refusal> {
-        todo!()
-    }
-    /// Failed attempts of all jobs before `before`, newest first.
-    pub fn failures_before(
-        &self,
-        _before: Option<DeadLetterId>,
-        _rows: usize,
-    ) -> Result<Vec<(DeadLetterId, JobType, Tenant, Failure)>, Refusal> {
-        todo!()
-    }
-    /// The same, oldest first.
-    pub fn failures_after(
-        &self,
-        _after: Option<DeadLetterId>,
-        _rows: usize,
-    ) -> Result<Vec<(DeadLetterId, JobType, Tenant, Failure)>, Refusal> {
-        todo!()
+    pub(super) fn new(spaces: Spaces, published: Arc<Published>, ready_floor: [u64; 3]) -> Self {
+        Self { spaces, published, ready_floor }
     }
 
-    /// Ready entries of one class with sequences above `after`, up to about `tasks` tasks.
-    pub fn ready_after(&self, _priority: Priority, _after: u64, _tasks: usize) -> Result<ReadyPage, Refusal> {
-        todo!()
+    fn row<M: Message + Default>(&self, family: Family, key: &Key) -> Result<Option<M>, Refusal> {
+        let what = format!("{family:?}");
+        self.spaces.get(key)?.map(|bytes| records::decode(&what, &bytes)).transpose()
     }
-    /// Tasks due up to `until_ms`, in order of time, after `from`.
-    pub fn due_after(&self, _from: DueCursor, _until_ms: i64, _rows: usize) -> Result<Vec<DueEntry>, Refusal> {
-        todo!()
-    }
-    /// Jobs whose finalize hook is owed.
-    pub fn owed_after(&self, _after: JobId, _rows: usize) -> Result<Vec<JobId>, Refusal> {
-        todo!()
-    }
-    /// Whether a submission with the job's idempotency key would still be answered with this job.
-    pub fn has_idempotency_key(&self, _id: JobId) -> Result<bool, Refusal> {
-        todo!()
-    }
-    /// What the letter adds to [`Counters::dead_letter_bytes`]; 0 when it is gone.
-    pub fn dead_letter_bytes(&self, _id: DeadLetterId) -> Result<u64, Refusal> {
-        todo!()
-    }
-    pub fn uploads(&self, _rows: usize) -> Result<Vec<UploadRecord>, Refusal> {
-        todo!()
+
+    /// Up to `rows` rows of a family in `from..until`.
+    fn rows(
+        &self,
+        space: Space,
+        from: &[u8],
+        until: &[u8],
+        rows: usize,
+    ) -> impl Iterator<Item = Result<(UserKey, UserValue), Refusal>> + use<> {
+        self.spaces.range(space, from, until).take(rows)
     }
 
     pub fn controls(&self) -> Controls {
-        todo!()
-    }
-    pub fn counters(&self) -> Counters {
-        todo!()
-    }
-    /// Highest durable commit group.
-    pub fn sequence(&self) -> u64 {
-        todo!()
-    }
-    pub fn sizes(&self) -> Sizes {
-        todo!()
-    }
-    /// None while the store serves; else why it does not.
-    pub fn fault(&self) -> Option<String> {
-        todo!()
+        Controls::clone(&self.published.controls())
     }
 
-    pub fn watch_job(&self, _id: JobId) -> JobWatch {
-        todo!()
+    pub fn counters(&self) -> Counters {
+        let tally = self.published.tally();
+        let letters = FailureCode::ALL.iter().zip(tally.dead_letters).filter(|(_, count)| *count > 0);
+        Counters {
+            jobs: JobState::ALL.into_iter().zip(tally.jobs).collect(),
+            tasks_open: tally.tasks_open,
+            tasks_leased: tally.tasks_leased,
+            dead_letters: letters.map(|(code, count)| (code.as_str().to_owned(), count)).collect(),
+            dead_letter_bytes: tally.dead_letter_bytes,
+        }
     }
-    /// Ticks when a commit may have given dispatch something to do.
-    pub fn queue_watch(&self) -> tokio::sync::watch::Receiver<u64> {
-        todo!()
+
+    /// Highest durable commit group.
+    pub fn sequence(&self) -> u64 {
+        self.published.sequence()
     }
-    /// Becomes true when the store can serve no longer.
-    pub fn fault_watch(&self) -> tokio::sync::watch::Receiver<bool> {
-        todo!()
+
+    pub fn sizes(&self) -> Sizes {
+        let (tables, journal_bytes) = self.spaces.sizes();
+        Sizes {
+            keyspaces: Space::ALL.into_iter().map(Space::name).zip(tables).collect(),
+            journal_bytes,
+            free_disk_bytes: self.published.free_bytes(),
+        }
     }
+
+    /// None while the store serves; else why it does not.
+    pub fn fault(&self) -> Option<String> {
+        self.published.fault()
+    }
+
+    /// Why new jobs are refused for want of disk, as (free, wanted) bytes.
+    pub fn short_of_room(&self) -> Option<(u64, u64)> {
+        self.published.short_of_room()
+    }
+
+    pub fn watch_job(&self, id: JobId) -> JobWatch {
+        self.published.watch_job(id)
+    }
+
+    /// Ticks when a commit may have given dispatch something to do, and when the store stops serving.
+    pub fn queue_watch(&self) -> watch::Receiver<u64> {
+        self.published.queue_watch()
+    }
+
+    /// Says why, once the store can serve no longer.
+    pub fn fault_watch(&self) -> watch::Receiver<Option<String>> {
+        self.published.fault_watch()
+    }
+}
+
+/// Reads a key's fields, or DATA_LOSS.
+fn key_of<T>(family: Family, key: &[u8], read: impl FnOnce(&mut Fields<'_>) -> Option<T>) -> Result<T, Refusal> {
+    Fields::of(family, key).and_then(|mut fields| read(&mut fields)).ok_or_else(|| damaged(format!("a {family:?} key")))
+}
+
+/// The smallest key greater than `key`: where a scan goes on.
+fn just_after(key: &Key) -> Vec<u8> {
+    let mut next = key.bytes.clone();
+    next.push(0);
+    next
 }

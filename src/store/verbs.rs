@@ -106,6 +106,14 @@ pub struct Canceled {
     pub running: Vec<TaskRef>,
 }
 
+/// The job a dead letter is replayed into when its own is not kept any more.
+#[derive(Debug, Clone)]
+pub struct FreshJob {
+    pub id: JobId,
+    pub manifest_bucket: String,
+    pub manifest_key: String,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replayed {
     pub job: JobId,

@@ -1,0 +1,105 @@
+//! Lease and settle calls with their second tries: a busy committer is waited for, one damaged row does not fail the others.
+//!
+//! Must not know: the loop's state.
+
+use std::sync::Arc;
+
+use super::effects::Effects;
+use super::window::Taken;
+use super::{is_busy, pause_of};
+use crate::model::{Refusal, RefusalCode};
+use crate::store::{Lease, LeaseWant, Settled, Settlement};
+
+pub(super) type Leased = (Taken, Result<Vec<Option<Lease>>, Refusal>);
+/// Each settlement with what became of it, or why the store serves no longer.
+pub(super) type SettledAll = Result<Vec<(Settlement, Settled)>, Refusal>;
+
+/// One lease call. A busy refusal is the caller's to wait for: its picks may have become the wrong ones by then.
+pub(super) async fn lease_all<E: Effects>(effects: Arc<E>, taken: Taken, now_ms: i64, until_ms: i64) -> Leased {
+    let wants: Vec<LeaseWant> =
+        taken.picks.iter().map(|pick| LeaseWant { task: pick.task, from: pick.from, until_ms }).collect();
+    let answer = match effects.lease(wants.clone(), taken.spent.clone(), now_ms).await {
+        Err(refusal) if !is_final(&refusal) && !is_busy(&refusal) => {
+            lease_apart(effects.as_ref(), wants, &taken, now_ms, refusal).await
+        }
+        answer => answer,
+    };
+    (taken, answer)
+}
+
+/// One of the picks cannot be leased: find out which, and lease the others.
+async fn lease_apart<E: Effects>(
+    effects: &E,
+    wants: Vec<LeaseWant>,
+    taken: &Taken,
+    now_ms: i64,
+    first: Refusal,
+) -> Result<Vec<Option<Lease>>, Refusal> {
+    tracing::error!(refusal = %first, "a lease call failed; its tasks are leased one by one");
+    let mut leases = Vec::with_capacity(wants.len());
+    let mut calls = wants.into_iter().map(|want| (vec![want], Vec::new())).collect::<Vec<_>>();
+    calls.push((Vec::new(), taken.spent.clone()));
+    for (wants, spent) in calls {
+        let task = wants.first().map(|want| want.task);
+        let answer = loop {
+            match effects.lease(wants.clone(), spent.clone(), now_ms).await {
+                Err(refusal) if is_busy(&refusal) => tokio::time::sleep(pause_of(&refusal)).await,
+                answer => break answer,
+            }
+        };
+        match (task, answer) {
+            (Some(_), Ok(lease)) => leases.push(lease.into_iter().next().flatten()),
+            (None, Ok(_)) => {}
+            (_, Err(refusal)) if is_final(&refusal) => return Err(refusal),
+            (Some(task), Err(refusal)) => {
+                tracing::error!(%task, %refusal, "a task cannot be leased");
+                leases.push(None);
+            }
+            (None, Err(refusal)) => tracing::error!(%refusal, "queue rows cannot be deleted"),
+        }
+    }
+    Ok(leases)
+}
+
+/// Settles until it is done: a result is never dropped while the store serves.
+pub(super) async fn settle_all<E: Effects>(effects: Arc<E>, batch: Vec<Settlement>) -> SettledAll {
+    match settle_patiently(effects.as_ref(), &batch).await {
+        Ok(settled) => Ok(paired(batch, settled)),
+        Err(refusal) if is_final(&refusal) => Err(refusal),
+        Err(refusal) => {
+            tracing::error!(%refusal, "results could not be written together; they are written one by one");
+            let mut done = Vec::with_capacity(batch.len());
+            for settlement in batch {
+                let one = vec![settlement];
+                match settle_patiently(effects.as_ref(), &one).await {
+                    Ok(settled) => done.extend(paired(one, settled)),
+                    Err(refusal) if is_final(&refusal) => return Err(refusal),
+                    Err(refusal) => {
+                        tracing::error!(%refusal, "a result cannot be written; its task is run again after a restart");
+                        done.extend(paired(one, Vec::new()));
+                    }
+                }
+            }
+            Ok(done)
+        }
+    }
+}
+
+async fn settle_patiently<E: Effects>(effects: &E, batch: &[Settlement]) -> Result<Vec<Settled>, Refusal> {
+    loop {
+        match effects.settle(batch.to_vec()).await {
+            Err(refusal) if is_busy(&refusal) => tokio::time::sleep(pause_of(&refusal)).await,
+            answer => return answer,
+        }
+    }
+}
+
+fn paired(batch: Vec<Settlement>, settled: Vec<Settled>) -> Vec<(Settlement, Settled)> {
+    let settled = settled.into_iter().chain(std::iter::repeat(Settled::Stale));
+    batch.into_iter().zip(settled).collect()
+}
+
+/// The store serves no longer.
+fn is_final(refusal: &Refusal) -> bool {
+    refusal.code == RefusalCode::Unavailable
+}

@@ -1,0 +1,478 @@
+//! The loop that owns the dispatcher's state: wait for one event, apply it, act.
+//!
+//! A lease call, a settle call and all attempts run beside each other; the loop waits for whichever ends first. It never waits
+//! for a commit or an attempt alone. Must not know: what is decided (`plan`), how effects are done (`effects`).
+
+use std::collections::HashMap;
+use std::future::pending;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::Sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use super::calls::{Leased, SettledAll, lease_all, settle_all};
+use super::effects::{Effects, Start};
+use super::gate::{AttemptGate, Hosts};
+use super::handle::Board;
+use super::inbox::Inbox;
+use super::lane::Candidate;
+use super::leases::Leases;
+use super::plan::Planner;
+use super::settle::{Attempted, panicked};
+use super::window::Taken;
+use super::{Options, is_busy, pause_of, tally};
+use crate::clock::{Clock, random_unit};
+use crate::model::{Refusal, RefusalCode};
+use crate::store::{Lease, Settled, Settlement};
+use crate::telemetry::Metrics;
+use crate::worker::Outcome;
+
+/// The loop turns at least this often, so that health can tell a quiet dispatcher from one that hangs.
+const TURN_MAX: Duration = Duration::from_secs(1);
+/// Reads of one turn: between turns results are collected.
+const READS_PER_TURN: usize = 4;
+/// Settlements of one call: what a commit group takes anyway.
+const SETTLE_MAX: usize = 512;
+/// After a read failed.
+const READ_PAUSE_MS: i64 = 1_000;
+/// What stopped attempts may take to notice.
+const STOPPED_GRACE: Duration = Duration::from_secs(2);
+
+pub(super) struct Shared {
+    pub clock: Clock,
+    pub metrics: Metrics,
+    pub inbox: Arc<Inbox>,
+    pub leases: Arc<Leases>,
+    pub board: Arc<Board>,
+}
+
+pub(super) struct Engine<E> {
+    options: Options,
+    effects: Arc<E>,
+    shared: Shared,
+    hosts: Arc<Hosts>,
+    planner: Planner,
+    stage: Stage,
+    attempts: JoinSet<Outcome>,
+    running: HashMap<Id, Attempted>,
+    stop_attempts: CancellationToken,
+    /// At most one lease call and one settle call are under way.
+    lease: Option<BoxFuture<'static, Leased>>,
+    settle: Option<BoxFuture<'static, SettledAll>>,
+    /// Results that wait for the next settle call: bounded by the planner.
+    results: Vec<Settlement>,
+    work: Option<watch::Receiver<u64>>,
+    deadline: Option<Pin<Box<Sleep>>>,
+    read_again_ms: i64,
+    /// The last turn left reads for the next.
+    is_behind: bool,
+    lag_at_ms: i64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Serving,
+    /// Nothing new starts; attempts may end by themselves.
+    Finishing,
+    /// Attempts were told to stop.
+    Stopping,
+    /// Attempts that did not listen were dropped.
+    Dropped,
+}
+
+enum Event {
+    Leased(Leased),
+    Settled(SettledAll),
+    Ended(Result<(Id, Outcome), JoinError>),
+    Work(bool),
+    Stop,
+    Deadline,
+    /// Somebody rang, or it is time to look.
+    Look,
+}
+
+impl<E: Effects> Engine<E> {
+    pub fn new(options: Options, effects: E, shared: Shared) -> Self {
+        Self {
+            hosts: Hosts::new(options.per_host, shared.clock.clone(), shared.inbox.clone()),
+            planner: Planner::new(&options, crate::model::Controls::default()),
+            options,
+            effects: Arc::new(effects),
+            shared,
+            stage: Stage::Serving,
+            attempts: JoinSet::new(),
+            running: HashMap::new(),
+            stop_attempts: CancellationToken::new(),
+            lease: None,
+            settle: None,
+            results: Vec::new(),
+            work: None,
+            deadline: None,
+            read_again_ms: 0,
+            is_behind: false,
+            lag_at_ms: 0,
+        }
+    }
+
+    pub async fn run(mut self, stop: CancellationToken, stop_grace: Duration) -> Result<(), Refusal> {
+        let ready = self.shared.metrics.service_ready.with_label_values(&["dispatcher"]);
+        let ended = match self.boot(&stop).await {
+            Ok(()) => {
+                ready.set(1);
+                self.serve(&stop, stop_grace).await
+            }
+            Err(refusal) => Err(refusal),
+        };
+        ready.set(0);
+        if let Err(refusal) = &ended {
+            tracing::error!(%refusal, "the dispatcher stops: the store does not serve");
+            self.stop_attempts.cancel();
+            // What these attempts have done is found at the next start.
+            self.attempts.shutdown().await;
+        }
+        self.publish(true);
+        ended
+    }
+
+    async fn boot(&mut self, stop: &CancellationToken) -> Result<(), Refusal> {
+        loop {
+            let now_ms = self.shared.clock.now_ms();
+            match self.effects.void_leases(now_ms, self.options.interrupted_max).await {
+                Ok(0) => break,
+                Ok(voided) => {
+                    tracing::info!(voided, "attempts the last run left open are queued again");
+                    break;
+                }
+                Err(refusal) if is_busy(&refusal) && !stop.is_cancelled() => {
+                    tokio::time::sleep(pause_of(&refusal)).await;
+                }
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        self.work = Some(self.effects.work());
+        self.planner.controls_changed(self.effects.controls());
+        Ok(())
+    }
+
+    async fn serve(&mut self, stop: &CancellationToken, stop_grace: Duration) -> Result<(), Refusal> {
+        loop {
+            self.turn().await;
+            if self.stage != Stage::Serving && self.is_idle() {
+                return Ok(());
+            }
+            let event = self.next(stop).await;
+            self.apply(event, stop_grace)?;
+            while let Some(ended) = self.attempts.try_join_next_with_id() {
+                self.ended(ended);
+            }
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.attempts.is_empty() && self.lease.is_none() && self.settle.is_none() && self.results.is_empty()
+    }
+
+    /// Everything that can be done now without waiting for anybody.
+    async fn turn(&mut self) {
+        let news = self.shared.inbox.take();
+        if news.controls {
+            self.planner.controls_changed(self.effects.controls());
+        }
+        if let Some(at_ms) = news.due_at_ms {
+            self.planner.due_changed(at_ms);
+        }
+        self.hosts.table().expire(self.shared.clock.now_ms());
+        if self.stage == Stage::Serving {
+            self.refill().await;
+            self.start_lease();
+        }
+        self.start_settle();
+        self.publish(false);
+    }
+
+    async fn refill(&mut self) {
+        let now_ms = self.shared.clock.now_ms();
+        self.is_behind = false;
+        if now_ms < self.read_again_ms {
+            return;
+        }
+        for _ in 0..READS_PER_TURN {
+            let reads = self.planner.wanted(&self.hosts.table(), now_ms);
+            if reads.is_empty() {
+                return;
+            }
+            let (fetched, trouble) = self.effects.read(reads).await;
+            self.planner.absorb(fetched, &self.hosts.table(), now_ms);
+            if let Some(refusal) = trouble {
+                tracing::error!(%refusal, "part of the queue cannot be read");
+                self.read_again_ms = now_ms.saturating_add(READ_PAUSE_MS);
+                return;
+            }
+        }
+        self.is_behind = true;
+    }
+
+    fn start_lease(&mut self) {
+        if self.lease.is_some() {
+            return;
+        }
+        let now_ms = self.shared.clock.now_ms();
+        let Some(taken) = self.planner.choose(&mut self.hosts.table(), now_ms) else { return };
+        for pick in &taken.picks {
+            self.shared.leases.leasing(pick.task);
+        }
+        let until_ms = now_ms.saturating_add_unsigned(self.options.lease_ms);
+        self.lease = Some(Box::pin(lease_all(self.effects.clone(), taken, now_ms, until_ms)));
+    }
+
+    fn start_settle(&mut self) {
+        if self.settle.is_none() && !self.results.is_empty() {
+            let batch = self.results.drain(..self.results.len().min(SETTLE_MAX)).collect();
+            self.settle = Some(Box::pin(settle_all(self.effects.clone(), batch)));
+        }
+    }
+
+    async fn next(&mut self, stop: &CancellationToken) -> Event {
+        let look = self.look_in();
+        let is_serving = self.stage == Stage::Serving;
+        tokio::select! {
+            leased = or_never(&mut self.lease) => Event::Leased(leased),
+            settled = or_never(&mut self.settle) => Event::Settled(settled),
+            Some(ended) = self.attempts.join_next_with_id() => Event::Ended(ended),
+            is_open = changed(&mut self.work), if is_serving => Event::Work(is_open),
+            () = stop.cancelled(), if is_serving => Event::Stop,
+            () = or_never(&mut self.deadline) => Event::Deadline,
+            () = self.shared.inbox.rung() => Event::Look,
+            () = tokio::time::sleep(look) => Event::Look,
+        }
+    }
+
+    fn look_in(&self) -> Duration {
+        if self.stage != Stage::Serving {
+            return TURN_MAX;
+        }
+        if self.is_behind {
+            return Duration::ZERO;
+        }
+        let now_ms = self.shared.clock.now_ms();
+        let next = self.planner.next_look_ms(&self.hosts.table(), now_ms);
+        let next = next.map(|at| Duration::from_millis(at.saturating_sub(now_ms).max(1).unsigned_abs()));
+        next.map_or(TURN_MAX, |next| next.min(TURN_MAX))
+    }
+
+    fn apply(&mut self, event: Event, stop_grace: Duration) -> Result<(), Refusal> {
+        match event {
+            Event::Leased((taken, answer)) => {
+                self.lease = None;
+                self.leased(taken, answer)
+            }
+            Event::Settled(answer) => {
+                self.settle = None;
+                for (settlement, settled) in answer? {
+                    self.settled(&settlement, &settled);
+                }
+                Ok(())
+            }
+            Event::Ended(ended) => {
+                self.ended(ended);
+                Ok(())
+            }
+            Event::Work(true) => {
+                self.planner.ready_changed();
+                Ok(())
+            }
+            Event::Work(false) => {
+                self.work = None;
+                Err(Refusal::new(RefusalCode::Unavailable, "the store has stopped"))
+            }
+            Event::Stop => {
+                self.stage = Stage::Finishing;
+                self.deadline = Some(Box::pin(tokio::time::sleep(stop_grace)));
+                Ok(())
+            }
+            Event::Deadline => {
+                self.deadline_passed();
+                Ok(())
+            }
+            Event::Look => Ok(()),
+        }
+    }
+
+    fn deadline_passed(&mut self) {
+        self.deadline = None;
+        match self.stage {
+            Stage::Serving | Stage::Dropped => {}
+            Stage::Finishing => {
+                self.stage = Stage::Stopping;
+                self.stop_attempts.cancel();
+                self.deadline = Some(Box::pin(tokio::time::sleep(STOPPED_GRACE)));
+            }
+            Stage::Stopping => {
+                self.stage = Stage::Dropped;
+                tracing::warn!(attempts = self.attempts.len(), "attempts did not stop in time and are dropped");
+                self.attempts.abort_all();
+            }
+        }
+    }
+
+    fn leased(&mut self, taken: Taken, answer: Result<Vec<Option<Lease>>, Refusal>) -> Result<(), Refusal> {
+        let leases = match answer {
+            Ok(leases) => leases,
+            Err(refusal) if is_busy(&refusal) => {
+                for pick in &taken.picks {
+                    self.shared.leases.ended(pick.task);
+                }
+                let wait = i64::try_from(pause_of(&refusal).as_millis()).unwrap_or(READ_PAUSE_MS);
+                let retry_at_ms = self.shared.clock.now_ms().saturating_add(wait);
+                self.planner.lease_refused(taken, &mut self.hosts.table(), retry_at_ms);
+                return Ok(());
+            }
+            Err(refusal) => return Err(refusal),
+        };
+        self.planner.lease_answered();
+        let mut leases = leases.into_iter();
+        for pick in taken.picks {
+            match leases.next().flatten() {
+                Some(lease) => self.start(pick, lease),
+                None => {
+                    self.shared.leases.ended(pick.task);
+                    if let Some(host) = &pick.lane.host {
+                        self.hosts.release(host);
+                    }
+                    self.planner.not_had(pick.task);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, candidate: Candidate, lease: Lease) {
+        let attempted = Attempted {
+            lease,
+            job: candidate.job.clone(),
+            lane: candidate.lane.clone(),
+            resource_id: candidate.spec.as_ref().map_or_else(String::new, |spec| spec.resource_id.clone()),
+            started_at_ms: self.shared.clock.now_ms(),
+        };
+        self.planner.started();
+        let gate = AttemptGate::holding(self.hosts.clone(), candidate.lane.host.clone());
+        if self.stage != Stage::Serving {
+            // Leased while the daemon was told to stop: given back without a start.
+            drop(gate);
+            self.result(&attempted, Outcome::Released);
+            return;
+        }
+        let stop = self.stop_attempts.child_token();
+        self.shared.leases.running(lease.task, lease.epoch, stop.clone());
+        let span = tracing::info_span!(
+            "attempt",
+            job_id = %lease.task.job,
+            task_id = %lease.task,
+            attempt = lease.attempt,
+            trace_id = %candidate.job.trace_id,
+        );
+        let attempt = self.effects.clone().attempt(Start { candidate, lease, gate, stop });
+        let id = self.attempts.spawn(attempt.instrument(span)).id();
+        self.running.insert(id, attempted);
+    }
+
+    fn ended(&mut self, ended: Result<(Id, Outcome), JoinError>) {
+        let (id, outcome) = match ended {
+            Ok(ended) => ended,
+            Err(error) => {
+                let id = error.id();
+                match error.try_into_panic() {
+                    Ok(panic) => {
+                        let what = panic_text(panic.as_ref());
+                        tracing::error!(what, "an attempt panicked");
+                        (id, panicked(what))
+                    }
+                    Err(_) => (id, Outcome::Released),
+                }
+            }
+        };
+        if let Some(attempted) = self.running.remove(&id) {
+            self.result(&attempted, outcome);
+        }
+    }
+
+    fn result(&mut self, attempted: &Attempted, outcome: Outcome) {
+        let was_parked = !self.planner.alarm().is_empty();
+        let settlement = self.planner.ended(attempted, outcome, self.shared.clock.now_ms(), random_unit());
+        match (was_parked, self.planner.alarm()) {
+            (true, "") => tracing::info!("the object store takes objects again"),
+            (false, alarm) if !alarm.is_empty() => tracing::error!(alarm, "the object store takes nothing: tasks wait"),
+            (true | false, _) => {}
+        }
+        self.results.push(settlement);
+    }
+
+    fn settled(&mut self, settlement: &Settlement, settled: &Settled) {
+        self.shared.leases.ended(settlement.task);
+        self.planner.settled(settlement.task, &settlement.end);
+        match settled {
+            Settled::Applied { ended } => {
+                tally::count(&self.shared.metrics, settlement);
+                if ended.is_some() {
+                    self.effects.job_ended(settlement.task.job);
+                }
+            }
+            Settled::Stale => tracing::debug!(task = %settlement.task, "a result came too late and changed nothing"),
+        }
+    }
+
+    fn publish(&mut self, is_last: bool) {
+        let now_ms = self.shared.clock.now_ms();
+        let metrics = &self.shared.metrics;
+        metrics.worker_busy.set(gauge(self.planner.busy()));
+        metrics.tasks_inflight.set(gauge(self.planner.running()));
+        // The lag looks at each lane: once a second is enough.
+        let lag_ms = (is_last || now_ms.saturating_sub(self.lag_at_ms) >= 1_000).then(|| {
+            self.lag_at_ms = now_ms;
+            let depths = self.effects.depths();
+            metrics.queue_depth.set(i64::try_from(depths.waiting).unwrap_or(i64::MAX));
+            metrics.dlq_size.set(i64::try_from(depths.dead_letters).unwrap_or(i64::MAX));
+            self.planner.lag_ms(&self.hosts.table(), now_ms)
+        });
+        self.shared.board.write(|status| {
+            status.in_flight = self.planner.running() as u64;
+            status.last_turn_ms = now_ms;
+            if status.storage_alarm != self.planner.alarm() {
+                self.planner.alarm().clone_into(&mut status.storage_alarm);
+            }
+            if let Some(lag_ms) = lag_ms {
+                status.lag_ms = lag_ms;
+            }
+        });
+    }
+}
+
+async fn or_never<F: Future + Unpin>(call: &mut Option<F>) -> F::Output {
+    match call {
+        Some(call) => call.await,
+        None => pending().await,
+    }
+}
+
+/// False: nobody will ever tick again.
+async fn changed(work: &mut Option<watch::Receiver<u64>>) -> bool {
+    match work {
+        Some(work) => work.changed().await.is_ok(),
+        None => pending().await,
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+fn gauge(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,241 @@
+//! What the window holds: tasks that may start, grouped in lanes that are open or shut as a whole.
+//!
+//! Pure. Must not know: how tasks are read or leased.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::hosts::HostTable;
+use crate::model::{Controls, JobId, JobType, Priority, TaskIndex, TaskRef, TaskSpec};
+use crate::store::{Plan, QueueKey};
+
+/// Tasks that the same switches and limits hold back: same host, same job type.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Lane {
+    /// Normalised `host:port`; none for tasks that talk to the object store only.
+    pub host: Option<Arc<str>>,
+    pub job_type: JobType,
+}
+
+/// Order of start within a class: jobs as accepted, and in a job its manifest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Order(JobId, u16);
+
+impl Order {
+    pub fn of(task: TaskRef) -> Self {
+        // MANIFEST is the greatest index: it wraps to the front.
+        Self(task.job, task.index.0.wrapping_add(1))
+    }
+}
+
+/// What an attempt needs of its job.
+#[derive(Debug)]
+pub(super) struct JobPart {
+    pub job_type: JobType,
+    pub priority: Priority,
+    pub trace_id: String,
+    pub manifest_bucket: String,
+    pub manifest_key: String,
+}
+
+/// A task that may start.
+#[derive(Debug, Clone)]
+pub(super) struct Candidate {
+    pub task: TaskRef,
+    /// Where the queue has it.
+    pub from: QueueKey,
+    pub lane: Arc<Lane>,
+    pub job: Arc<JobPart>,
+    /// None for the manifest's own task.
+    pub spec: Option<Arc<TaskSpec>>,
+    /// Since when it could start.
+    pub since_ms: i64,
+    pub bytes: usize,
+}
+
+/// One row of the queue as read: tasks of one job.
+#[derive(Debug, Clone)]
+pub(super) struct Row {
+    pub key: QueueKey,
+    pub plan: Arc<Plan>,
+    pub tasks: Vec<TaskIndex>,
+}
+
+impl Row {
+    pub fn job_part(&self) -> Arc<JobPart> {
+        Arc::new(JobPart {
+            job_type: self.plan.job_type.clone(),
+            priority: self.plan.priority,
+            trace_id: self.plan.trace_id.clone(),
+            manifest_bucket: self.plan.manifest_bucket.clone(),
+            manifest_key: self.plan.manifest_key.clone(),
+        })
+    }
+
+    /// None: the plan has no such task.
+    pub fn candidate(&self, index: TaskIndex, job: &Arc<JobPart>) -> Option<Candidate> {
+        let spec = if index == TaskIndex::MANIFEST { None } else { Some(self.plan.tasks.get(usize::from(index.0))?) };
+        let host = spec.map(|spec| Arc::from(host_of(&spec.url)));
+        let since_ms = match self.key {
+            QueueKey::Ready { .. } => self.plan.created_at_ms,
+            QueueKey::Due { at_ms, .. } => at_ms,
+        };
+        Some(Candidate {
+            task: TaskRef { job: self.plan.job, index },
+            from: self.key,
+            lane: Arc::new(Lane { host, job_type: self.plan.job_type.clone() }),
+            job: job.clone(),
+            spec: spec.map(|spec| Arc::new(spec.clone())),
+            since_ms,
+            bytes: CANDIDATE_BYTES + spec.map_or(0, spec_bytes),
+        })
+    }
+}
+
+/// What a candidate without headers and tags occupies, with its places in the indexes.
+const CANDIDATE_BYTES: usize = 600;
+
+fn spec_bytes(spec: &TaskSpec) -> usize {
+    let headers: usize = spec.headers.iter().map(|h| h.name.len() + h.value.len() + 48).sum();
+    let pairs = |map: &BTreeMap<String, String>| map.iter().map(|(k, v)| k.len() + v.len() + 64).sum::<usize>();
+    spec.url.len() + spec.resource_id.len() + headers + pairs(&spec.tags) + pairs(&spec.object_metadata)
+}
+
+/// Normalised `host:port` of a URL: what limits, pauses and switches are kept by. A URL without a host has lane `-`:
+/// the worker will say what is wrong with it.
+pub(super) fn host_of(url: &str) -> String {
+    let Ok(url) = url::Url::parse(url) else { return "-".to_owned() };
+    match (url.host_str(), url.port_or_known_default()) {
+        (Some(host), Some(port)) => format!("{host}:{port}"),
+        (Some(host), None) => host.to_owned(),
+        (None, _) => "-".to_owned(),
+    }
+}
+
+/// What is open now.
+#[derive(Clone, Copy)]
+pub(super) struct Gates<'a> {
+    pub controls: &'a Controls,
+    pub hosts: &'a HostTable,
+    pub now_ms: i64,
+}
+
+impl Gates<'_> {
+    /// Nothing of the lane can start until a switch is turned or a pause is over.
+    pub fn is_shut(&self, lane: &Lane) -> bool {
+        self.controls.paused_job_types.contains(&lane.job_type)
+            || lane
+                .host
+                .as_deref()
+                .is_some_and(|host| self.is_switched_off(host) || self.hosts.is_paused(host, self.now_ms))
+    }
+
+    /// One more of the lane may start now.
+    pub fn is_open(&self, lane: &Lane) -> bool {
+        !self.is_shut(lane) && lane.host.as_deref().is_none_or(|host| self.hosts.is_open(host, self.now_ms))
+    }
+
+    /// Operators may name a host with its port, or without for all its ports.
+    fn is_switched_off(&self, host: &str) -> bool {
+        let paused = &self.controls.paused_hosts;
+        !paused.is_empty()
+            && (paused.contains(host) || host.rsplit_once(':').is_some_and(|(name, _)| paused.contains(name)))
+    }
+}
+
+/// Rows known but not held in memory, because their lanes were shut or had enough: found again by lane.
+#[derive(Debug, Default)]
+pub(super) struct Aside {
+    lanes: BTreeMap<Arc<Lane>, BTreeSet<(JobId, QueueKey)>>,
+    rows: BTreeMap<QueueKey, (JobId, BTreeSet<Arc<Lane>>)>,
+    entries: usize,
+}
+
+impl Aside {
+    pub fn add(&mut self, job: JobId, key: QueueKey, lane: &Arc<Lane>) {
+        let (_, lanes) = self.rows.entry(key).or_insert_with(|| (job, BTreeSet::new()));
+        if lanes.insert(lane.clone()) {
+            self.lanes.entry(lane.clone()).or_default().insert((job, key));
+            self.entries += 1;
+        }
+    }
+
+    pub fn remove(&mut self, key: QueueKey) {
+        let Some((job, lanes)) = self.rows.remove(&key) else { return };
+        for lane in lanes {
+            self.entries -= 1;
+            if let Some(keys) = self.lanes.get_mut(&lane) {
+                keys.remove(&(job, key));
+                if keys.is_empty() {
+                    self.lanes.remove(&lane);
+                }
+            }
+        }
+    }
+
+    pub fn entries(&self) -> usize {
+        self.entries
+    }
+
+    /// Up to `max` rows of the lanes that `wanted` names, oldest jobs first.
+    pub fn oldest(&self, max: usize, wanted: impl Fn(&Lane) -> bool) -> Vec<QueueKey> {
+        let mut keys: BTreeSet<(JobId, QueueKey)> = BTreeSet::new();
+        for (_, rows) in self.lanes.iter().filter(|(lane, _)| wanted(lane)) {
+            for row in rows.iter().take(max) {
+                let is_late = keys.len() >= max && keys.last().is_some_and(|last| row > last);
+                if is_late {
+                    break;
+                }
+                keys.insert(*row);
+                if keys.len() > max {
+                    keys.pop_last();
+                }
+            }
+        }
+        keys.into_iter().map(|(_, key)| key).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_origin_written_differently_is_one_host() {
+        assert_eq!(host_of("HTTPS://Example.COM/a"), "example.com:443");
+        assert_eq!(host_of("https://example.com:443/b?c"), "example.com:443");
+        assert_eq!(host_of("http://[::1]:8080/"), "[::1]:8080");
+        assert_eq!(host_of("http://0x7f000001/"), "127.0.0.1:80");
+        assert_eq!(host_of("nonsense"), "-");
+    }
+
+    #[test]
+    fn a_host_can_be_paused_with_or_without_its_port() {
+        let hosts = HostTable::new(1);
+        let lane = |host: &str| Lane { host: Some(host.into()), job_type: JobType::default() };
+        let mut controls = Controls::default();
+        controls.paused_hosts.insert("a".to_owned());
+        controls.paused_hosts.insert("b:80".to_owned());
+        let gates = Gates { controls: &controls, hosts: &hosts, now_ms: 0 };
+        assert!(gates.is_shut(&lane("a:80")) && gates.is_shut(&lane("a:443")));
+        assert!(gates.is_shut(&lane("b:80")) && gates.is_open(&lane("b:443")));
+    }
+
+    #[test]
+    fn rows_put_aside_come_back_oldest_first_and_once() {
+        let lane = |host: &str| Arc::new(Lane { host: Some(host.into()), job_type: JobType::default() });
+        let key =
+            |n: i64| QueueKey::Due { at_ms: n, task: TaskRef { job: JobId::first_at_ms(n), index: TaskIndex(0) } };
+        let mut aside = Aside::default();
+        for n in (0..10).rev() {
+            aside.add(JobId::first_at_ms(n), key(n), &lane(if n % 2 == 0 { "a" } else { "b" }));
+            aside.add(JobId::first_at_ms(n), key(n), &lane("c"));
+        }
+        assert_eq!(aside.oldest(3, |_| true), [key(0), key(1), key(2)]);
+        assert_eq!(aside.oldest(2, |lane| lane.host.as_deref() == Some("b")), [key(1), key(3)]);
+        for n in 0..10 {
+            aside.remove(key(n));
+        }
+        assert_eq!((aside.entries(), aside.lanes.len(), aside.rows.len()), (0, 0, 0));
+    }
+}

@@ -1,0 +1,542 @@
+//! Random events against a naive queue: what a user would lose if the planner were wrong.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::Options;
+use super::hosts::HostTable;
+use super::lane::{Lane, Order, Row, host_of};
+use super::plan::Planner;
+use super::settle::Attempted;
+use super::window::{DuePage, Fetched, Reads, Taken};
+use crate::model::{
+    ControlChange, Controls, Failure, FailureCode, JobId, JobType, Priority, StoredObject, TaskIndex, TaskRef,
+    TaskSpec, Tenant,
+};
+use crate::store::{DueCursor, End, Lease, Plan, QueueKey, ReadyEntry, ReadyPage};
+use crate::worker::Outcome;
+
+const HOSTS: [&str; 4] = ["a", "b", "c", "d"];
+const TYPES: [&str; 2] = ["x", "y"];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Ready,
+    Due(i64),
+    Leased,
+    Done,
+}
+
+/// A queue so simple that it is plainly right.
+#[derive(Default)]
+struct Queue {
+    jobs: Vec<Arc<Plan>>,
+    /// Row of each job in the ready index, until spent.
+    rows: BTreeMap<(Priority, u64), usize>,
+    states: BTreeMap<TaskRef, State>,
+}
+
+impl Queue {
+    fn submit(&mut self, priority: Priority, hosts: &[u8], job_type: &str, now: i64) {
+        let seq = self.jobs.len() as u64 + 1;
+        let job = JobId::first_at_ms(seq as i64);
+        let tasks: Vec<TaskSpec> = hosts
+            .iter()
+            .enumerate()
+            .map(|(i, host)| TaskSpec {
+                resource_id: format!("r{i}"),
+                url: format!("http://{}/{i}", HOSTS[usize::from(*host) % HOSTS.len()]),
+                ..TaskSpec::default()
+            })
+            .collect();
+        for index in (0..tasks.len() as u16).map(TaskIndex).chain([TaskIndex::MANIFEST]) {
+            self.states.insert(TaskRef { job, index }, State::Ready);
+        }
+        self.rows.insert((priority, seq), self.jobs.len());
+        self.jobs.push(Arc::new(Plan {
+            job,
+            job_type: JobType::parse(job_type).unwrap(),
+            tenant: Tenant::default(),
+            priority,
+            trace_id: String::new(),
+            created_at_ms: now,
+            manifest_bucket: "b".to_owned(),
+            manifest_key: "k".to_owned(),
+            manifest_stored: false,
+            tasks,
+            bytes: 100,
+        }));
+    }
+
+    fn plan(&self, job: JobId) -> Arc<Plan> {
+        self.jobs.iter().find(|plan| plan.job == job).unwrap().clone()
+    }
+
+    fn ready_of(&self, plan: &Plan) -> Vec<TaskIndex> {
+        let indexes = [TaskIndex::MANIFEST].into_iter().chain((0..plan.tasks.len() as u16).map(TaskIndex));
+        indexes.filter(|index| self.states[&TaskRef { job: plan.job, index: *index }] == State::Ready).collect()
+    }
+
+    fn row(&self, key: QueueKey) -> Option<Row> {
+        match key {
+            QueueKey::Ready { priority, seq } => {
+                let plan = self.jobs[*self.rows.get(&(priority, seq))?].clone();
+                Some(Row { key, tasks: self.ready_of(&plan), plan })
+            }
+            QueueKey::Due { at_ms, task } => (self.states[&task] == State::Due(at_ms)).then(|| Row {
+                key,
+                plan: self.plan(task.job),
+                tasks: vec![task.index],
+            }),
+        }
+    }
+
+    fn fetch(&self, reads: &Reads) -> Fetched {
+        let mut fetched = Fetched::default();
+        for read in &reads.ready {
+            let mut entries = Vec::new();
+            let (mut next_seq, mut count, mut end) = (read.after, 0, true);
+            let from = std::ops::Bound::Excluded((read.priority, read.after));
+            for (&(priority, seq), &at) in self.rows.range((from, std::ops::Bound::Unbounded)) {
+                if priority != read.priority {
+                    break;
+                }
+                if count >= read.tasks {
+                    end = false;
+                    break;
+                }
+                let plan = self.jobs[at].clone();
+                let tasks = self.ready_of(&plan);
+                count += tasks.len().max(1);
+                entries.push(ReadyEntry { key: QueueKey::Ready { priority, seq }, plan, tasks });
+                next_seq = seq;
+            }
+            fetched.ready.push((read.priority, ReadyPage { entries, next_seq, end }));
+        }
+        for (priority, key) in &reads.again {
+            fetched.again.push((*priority, *key, self.row(*key)));
+        }
+        if let Some(read) = reads.due {
+            let due: BTreeSet<(i64, TaskRef)> = self
+                .states
+                .iter()
+                .filter_map(|(task, state)| if let State::Due(at) = state { Some((*at, *task)) } else { None })
+                .filter(|(at, task)| DueCursor { at_ms: *at, task: Some(*task) } > read.from)
+                .collect();
+            let page: Vec<_> = due.iter().filter(|(at, _)| *at <= read.until_ms).take(read.rows).copied().collect();
+            let is_end = page.len() < read.rows;
+            let rows = page.iter().filter_map(|&(at_ms, task)| self.row(QueueKey::Due { at_ms, task })).collect();
+            let next = page.last().map_or(read.from, |(at, task)| DueCursor { at_ms: *at, task: Some(*task) });
+            let rest = due.iter().find(|(at, _)| *at > read.until_ms).map(|(at, _)| *at);
+            fetched.due = Some(DuePage { rows, next, end: is_end.then_some(rest) });
+        }
+        fetched
+    }
+
+    fn lease(&mut self, taken: &Taken) -> Vec<bool> {
+        let had = taken.picks.iter().map(|pick| {
+            let fits = match pick.from {
+                QueueKey::Ready { .. } => self.states[&pick.task] == State::Ready,
+                QueueKey::Due { at_ms, .. } => self.states[&pick.task] == State::Due(at_ms),
+            };
+            if fits {
+                self.states.insert(pick.task, State::Leased);
+            }
+            fits
+        });
+        let had: Vec<bool> = had.collect();
+        for key in &taken.spent {
+            let row = self.row(*key);
+            assert!(
+                row.is_none_or(|row| row.tasks.is_empty()),
+                "{key:?} is spent but holds ready tasks: they are lost"
+            );
+            if let QueueKey::Ready { priority, seq } = key {
+                self.rows.remove(&(*priority, *seq));
+            }
+        }
+        had
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Submit { priority: u8, hosts: Vec<u8>, job_type: u8 },
+    Later(u16),
+    Turn,
+    RefusedTurn,
+    End { which: u8, how: u8 },
+    Requeue { which: u8 },
+    Throttle { host: u8, ms: u16 },
+    Control(u8),
+    Restart,
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let event = prop_oneof![
+        4 => (any::<u8>(), prop::collection::vec(any::<u8>(), 1..12), any::<u8>())
+            .prop_map(|(priority, hosts, job_type)| Event::Submit { priority, hosts, job_type }),
+        3 => any::<u16>().prop_map(Event::Later),
+        8 => Just(Event::Turn),
+        1 => Just(Event::RefusedTurn),
+        8 => (any::<u8>(), any::<u8>()).prop_map(|(which, how)| Event::End { which, how }),
+        1 => any::<u8>().prop_map(|which| Event::Requeue { which }),
+        1 => (any::<u8>(), any::<u16>()).prop_map(|(host, ms)| Event::Throttle { host, ms }),
+        2 => any::<u8>().prop_map(Event::Control),
+        1 => Just(Event::Restart),
+    ];
+    prop::collection::vec(event, 1..120)
+}
+
+struct World {
+    options: Options,
+    queue: Queue,
+    planner: Planner,
+    hosts: HostTable,
+    controls: Controls,
+    running: Vec<(Attempted, Option<Arc<str>>)>,
+    now: i64,
+    epoch: u64,
+    /// The window is large enough to hold everything: strict order can be checked.
+    checks_order: bool,
+}
+
+impl World {
+    fn new(options: Options, checks_order: bool) -> Self {
+        let planner = Planner::new(&options, Controls::default());
+        let hosts = HostTable::new(options.per_host);
+        Self {
+            options,
+            queue: Queue::default(),
+            planner,
+            hosts,
+            controls: Controls::default(),
+            running: Vec::new(),
+            now: 1_000,
+            epoch: 0,
+            checks_order,
+        }
+    }
+
+    fn turn(&mut self, refuse: bool) {
+        self.hosts.expire(self.now);
+        for round in 0.. {
+            let reads = self.planner.wanted(&self.hosts, self.now);
+            if reads.is_empty() {
+                break;
+            }
+            assert!(round < 1_000, "reads for ever: {reads:?}");
+            let fetched = self.queue.fetch(&reads);
+            self.planner.absorb(fetched, &self.hosts, self.now);
+        }
+        let Some(taken) = self.planner.choose(&mut self.hosts, self.now) else { return };
+        self.check_picks(&taken);
+        if refuse {
+            self.planner.lease_refused(taken, &mut self.hosts, self.now);
+            return;
+        }
+        let had = self.queue.lease(&taken);
+        self.planner.lease_answered();
+        for (pick, had) in taken.picks.into_iter().zip(had) {
+            if !had {
+                if let Some(host) = &pick.lane.host {
+                    self.hosts.release(host);
+                }
+                self.planner.not_had(pick.task);
+                continue;
+            }
+            self.planner.started();
+            self.epoch += 1;
+            let attempted = Attempted {
+                lease: Lease { task: pick.task, epoch: self.epoch, attempt: 1 },
+                job: pick.job.clone(),
+                lane: pick.lane.clone(),
+                resource_id: String::new(),
+                started_at_ms: self.now,
+            };
+            self.running.push((attempted, pick.lane.host.clone()));
+        }
+        self.check_limits();
+    }
+
+    fn check_limits(&self) {
+        assert!(self.running.len() <= self.options.in_flight as usize, "more run than allowed");
+        let mut per_host: HashMap<&str, u32> = HashMap::new();
+        let mut tasks = BTreeSet::new();
+        for (attempted, host) in &self.running {
+            assert!(tasks.insert(attempted.lease.task), "{} runs twice", attempted.lease.task);
+            if let Some(host) = host {
+                *per_host.entry(host).or_default() += 1;
+            }
+        }
+        for (host, n) in per_host {
+            assert!(n <= self.options.per_host, "{n} at {host}");
+            assert_eq!(n, self.hosts.in_use(host), "places at {host} leak");
+        }
+    }
+
+    fn check_picks(&self, taken: &Taken) {
+        for pick in &taken.picks {
+            assert!(!self.controls.paused, "picked while everything is paused");
+            assert!(!self.controls.paused_job_types.contains(&pick.lane.job_type), "picked a paused type");
+            if let Some(host) = &pick.lane.host {
+                assert!(!self.controls.paused_hosts.contains(&**host), "picked a paused host");
+                assert!(!self.hosts.is_paused(host, self.now), "picked a host that asked for a pause");
+            }
+            assert!(self.running.iter().all(|(a, _)| a.lease.task != pick.task), "picked a running task");
+        }
+        if self.checks_order {
+            self.check_order(taken);
+        }
+    }
+
+    /// Within a class, each pick comes after all older tasks of its own lane, and lanes are taken by age.
+    fn check_order(&self, taken: &Taken) {
+        let picked: BTreeSet<TaskRef> = taken.picks.iter().map(|pick| pick.task).collect();
+        for pick in &taken.picks {
+            for (&task, state) in &self.queue.states {
+                let could_start = match state {
+                    State::Ready => true,
+                    State::Due(at) => *at <= self.now,
+                    State::Leased | State::Done => false,
+                };
+                let plan = self.queue.plan(task.job);
+                let older = plan.priority == pick.job.priority && Order::of(task) < Order::of(pick.task);
+                if !could_start || !older || picked.contains(&task) {
+                    continue;
+                }
+                let lane = lane_of(&plan, task);
+                assert_ne!(&lane, &*pick.lane, "{} overtook {task} of its own lane", pick.task);
+                // An older task of another lane was left: its host must be full or held back.
+                let gates = super::lane::Gates { controls: &self.controls, hosts: &self.hosts, now_ms: self.now };
+                assert!(!gates.is_open(&lane), "{} overtook {task}", pick.task);
+            }
+        }
+    }
+
+    fn end(&mut self, which: usize, how: u8) {
+        if self.running.is_empty() {
+            return;
+        }
+        let (attempted, host) = self.running.swap_remove(which % self.running.len());
+        if let Some(host) = host {
+            self.hosts.release(&host);
+        }
+        let fail = |code| Outcome::Failed { failure: Failure::new(code, "x"), retry_after: None };
+        let outcome = match how % 8 {
+            0 => fail(FailureCode::DownloadServerError),
+            1 => fail(FailureCode::StorageUnavailable),
+            2 => Outcome::Released,
+            3 => fail(FailureCode::DownloadThrottled),
+            4 => fail(FailureCode::DownloadNotFound),
+            _ => Outcome::Stored(StoredObject::default()),
+        };
+        let settlement = self.planner.ended(&attempted, outcome, self.now, 0.5);
+        let state = match &settlement.end {
+            End::Retry { not_before_ms, .. } | End::Released { not_before_ms, .. } => State::Due(*not_before_ms),
+            End::Stored(_) | End::ManifestStored | End::Dead(_) => State::Done,
+        };
+        self.queue.states.insert(settlement.task, state);
+        self.planner.settled(settlement.task, &settlement.end);
+    }
+
+    fn apply(&mut self, event: &Event) {
+        match event {
+            Event::Submit { priority, hosts, job_type } => {
+                let priority = [Priority::High, Priority::Normal, Priority::Low][usize::from(*priority) % 3];
+                self.queue.submit(priority, hosts, TYPES[usize::from(*job_type) % TYPES.len()], self.now);
+                self.planner.ready_changed();
+            }
+            Event::Later(ms) => self.now += i64::from(*ms),
+            Event::Turn => self.turn(false),
+            Event::RefusedTurn => self.turn(true),
+            Event::End { which, how } => self.end(usize::from(*which), *how),
+            Event::Requeue { which } => {
+                let waiting: Vec<TaskRef> = self
+                    .queue
+                    .states
+                    .iter()
+                    .filter(|(_, state)| matches!(state, State::Ready | State::Due(_)))
+                    .map(|(task, _)| *task)
+                    .collect();
+                if let Some(task) = waiting.get(usize::from(*which) % waiting.len().max(1)) {
+                    self.queue.states.insert(*task, State::Due(self.now));
+                    self.planner.due_changed(self.now);
+                }
+            }
+            Event::Throttle { host, ms } => {
+                let host = host_of(&format!("http://{}/", HOSTS[usize::from(*host) % HOSTS.len()]));
+                self.hosts.pause(&host.as_str().into(), self.now + i64::from(*ms));
+            }
+            Event::Control(n) => {
+                let host = host_of(&format!("http://{}/", HOSTS[usize::from(*n) % HOSTS.len()]));
+                let job_type = JobType::parse(TYPES[usize::from(*n) % TYPES.len()]).unwrap();
+                let change = match n / 8 % 6 {
+                    0 => ControlChange::Pause,
+                    1 => ControlChange::PauseHost(host),
+                    2 => ControlChange::PauseJobType(job_type),
+                    3 => ControlChange::ResumeHost(host),
+                    4 => ControlChange::ResumeJobType(job_type),
+                    _ => ControlChange::Resume,
+                };
+                self.control(&change);
+            }
+            Event::Restart => {
+                self.running.clear();
+                for state in self.queue.states.values_mut().filter(|state| **state == State::Leased) {
+                    *state = State::Due(self.now);
+                }
+                self.planner = Planner::new(&self.options, self.controls.clone());
+                self.hosts = HostTable::new(self.options.per_host);
+            }
+        }
+    }
+
+    fn control(&mut self, change: &ControlChange) {
+        self.controls = self.controls.clone().after(change);
+        self.planner.controls_changed(self.controls.clone());
+    }
+
+    /// Everything is let go: all that was ever submitted must come to its end.
+    fn finish(&mut self) {
+        self.control(&ControlChange::Resume);
+        for round in 0.. {
+            self.turn(false);
+            while !self.running.is_empty() {
+                self.end(0, 7);
+            }
+            if self.queue.states.values().all(|state| *state == State::Done) {
+                break;
+            }
+            self.now = self.planner.next_look_ms(&self.hosts, self.now).unwrap_or(self.now);
+            assert!(round < 5_000, "some tasks never start: {:?}", self.queue.states);
+        }
+        self.turn(false);
+        assert!(self.queue.rows.is_empty(), "rows stay behind: {:?}", self.queue.rows);
+        assert_eq!(self.planner.held(), 0);
+    }
+}
+
+fn lane_of(plan: &Plan, task: TaskRef) -> Lane {
+    let spec = plan.tasks.get(usize::from(task.index.0));
+    Lane { host: spec.map(|spec| host_of(&spec.url).as_str().into()), job_type: plan.job_type.clone() }
+}
+
+fn options(in_flight: u32, per_host: u32, window_tasks: u32) -> Options {
+    Options { in_flight, per_host, window_tasks, ..Options::default() }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_no_task_is_lost_and_no_limit_is_passed(
+        events in events(), in_flight in 1u32..6, per_host in 1u32..4, window_tasks in 1u32..40,
+    ) {
+        let mut world = World::new(options(in_flight, per_host, window_tasks), false);
+        for event in &events {
+            world.apply(event);
+        }
+        world.finish();
+    }
+
+    #[test]
+    fn within_a_class_nobody_is_overtaken_without_reason(events in events(), in_flight in 1u32..6, per_host in 1u32..4) {
+        let mut world = World::new(options(in_flight, per_host, 100_000), true);
+        for event in &events {
+            world.apply(event);
+        }
+        world.finish();
+    }
+}
+
+#[test]
+fn low_work_goes_on_while_high_work_never_ends() {
+    let mut world = World::new(options(1, 16, 300), false);
+    world.queue.submit(Priority::Low, &[0, 0], "x", 0);
+    for _ in 0..100 {
+        world.queue.submit(Priority::High, &[1], "x", 0);
+    }
+    let mut order = Vec::new();
+    for _ in 0..100 {
+        world.turn(false);
+        order.push(world.running[0].0.job.priority);
+        world.end(0, 7);
+    }
+    assert_eq!(order[..16], [Priority::High; 16]);
+    assert_eq!(order.iter().filter(|p| **p == Priority::Low).count(), 3, "one in seventeen, until it is done");
+}
+
+#[test]
+fn one_slow_host_with_more_work_than_the_window_holds_does_not_stop_the_others() {
+    let mut world = World::new(options(8, 2, 60), false);
+    for _ in 0..50 {
+        world.queue.submit(Priority::Normal, &[0; 11], "x", 0);
+    }
+    world.queue.submit(Priority::Normal, &[1, 2, 3], "x", 0);
+    // Manifests need no host: they end at once; host a never answers.
+    for _ in 0..200 {
+        world.turn(false);
+        while let Some(at) = world.running.iter().position(|(_, host)| host.as_deref() != Some("a:80")) {
+            world.end(at, 7);
+        }
+    }
+    let last = world.queue.jobs.last().unwrap().job;
+    let left = world.queue.states.range(TaskRef { job: last, index: TaskIndex(0) }..);
+    assert!(
+        left.into_iter().all(|(_, state)| *state == State::Done),
+        "the last job waits behind a host it does not use"
+    );
+    assert_eq!(world.running.len(), 2);
+    world.finish();
+}
+
+#[test]
+fn a_paused_host_with_more_work_than_the_window_holds_does_not_stop_the_others() {
+    let mut world = World::new(options(8, 2, 30), false);
+    for _ in 0..50 {
+        world.queue.submit(Priority::Normal, &[0; 11], "x", 0);
+    }
+    world.turn(false);
+    world.control(&ControlChange::PauseHost("a:80".to_owned()));
+    world.queue.submit(Priority::Normal, &[1, 2, 3], "x", 0);
+    world.planner.ready_changed();
+    for _ in 0..200 {
+        world.turn(false);
+        while !world.running.is_empty() {
+            world.end(0, 7);
+        }
+    }
+    let open = world.queue.states.iter().filter(|(_, state)| **state != State::Done);
+    assert!(open.into_iter().all(|(task, _)| *lane_of(&world.queue.plan(task.job), *task).host.unwrap() == *"a:80"));
+    world.finish();
+}
+
+#[test]
+fn while_storage_is_parked_one_probe_at_a_time_asks() {
+    let mut world = World::new(options(8, 8, 300), false);
+    world.queue.submit(Priority::Normal, &[0, 1, 2, 3, 0, 1, 2, 3], "x", 0);
+    world.turn(false);
+    assert_eq!(world.running.len(), 8);
+    while !world.running.is_empty() {
+        world.end(0, 1);
+    }
+    for _ in 0..5 {
+        world.turn(false);
+        assert_eq!(world.running.len(), 0, "storage was asked before its time");
+        world.now = world.planner.next_look_ms(&world.hosts, world.now).unwrap();
+        world.turn(false);
+        world.turn(false);
+        assert_eq!(world.running.len(), 1);
+        world.end(0, 1);
+    }
+    assert!(world.planner.alarm().contains("STORAGE_UNAVAILABLE"));
+    world.now += 60_000;
+    world.turn(false);
+    world.end(0, 7);
+    world.turn(false);
+    assert_eq!(world.running.len(), 8, "all go on at the first success");
+    world.finish();
+}

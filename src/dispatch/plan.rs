@@ -1,0 +1,219 @@
+//! The dispatcher's decisions: what to read, what to start, how an attempt ends, when to look again.
+//!
+//! Pure and sync: the same events in the same order give the same actions. Must not know: the store, the worker, time.
+
+use super::Options;
+use super::backoff::Policy;
+use super::hosts::HostTable;
+use super::lane::Gates;
+use super::parking::{Allowance, Parking};
+use super::settle::{Attempted, Judge};
+use super::window::{Fetched, Limits, Reads, Taken, Window};
+use crate::model::{Controls, TaskRef};
+use crate::store::{End, Settlement};
+use crate::worker::Outcome;
+
+/// Results that wait to be settled stay below this many times the places: beyond it nothing new starts.
+const UNSETTLED_FACTOR: usize = 4;
+
+#[derive(Debug)]
+pub(super) struct Planner {
+    in_flight: usize,
+    window: Window,
+    judge: Judge,
+    controls: Controls,
+    /// Picks of the one lease call that may be under way.
+    leasing: usize,
+    running: usize,
+    unsettled: usize,
+    /// No lease call before this: the committer is busy.
+    hold_until_ms: i64,
+    /// The last choice left places free.
+    is_short: bool,
+}
+
+impl Planner {
+    pub fn new(options: &Options, controls: Controls) -> Self {
+        let parking = Parking::new(millis(options.park_min_ms), millis(options.park_max_ms));
+        Self {
+            in_flight: options.in_flight.max(1) as usize,
+            window: Window::new(limits(options)),
+            judge: Judge::new(policy(options), parking),
+            controls,
+            leasing: 0,
+            running: 0,
+            unsettled: 0,
+            hold_until_ms: 0,
+            is_short: false,
+        }
+    }
+
+    pub fn controls_changed(&mut self, controls: Controls) {
+        self.controls = controls;
+    }
+
+    pub fn ready_changed(&mut self) {
+        self.window.ready_changed();
+    }
+
+    /// A task became due at `at_ms` by other hands than ours.
+    pub fn due_changed(&mut self, at_ms: i64) {
+        self.window.pull_back(at_ms);
+    }
+
+    pub fn wanted(&mut self, hosts: &HostTable, now_ms: i64) -> Reads {
+        let gates = Gates { controls: &self.controls, hosts, now_ms };
+        if self.is_short {
+            self.window.make_room(&gates);
+        }
+        self.window.wanted(&gates)
+    }
+
+    pub fn absorb(&mut self, fetched: Fetched, hosts: &HostTable, now_ms: i64) {
+        self.window.absorb(fetched, &Gates { controls: &self.controls, hosts, now_ms });
+    }
+
+    /// The next lease call, if there is one to make. Places at hosts are reserved for its picks.
+    pub fn choose(&mut self, hosts: &mut HostTable, now_ms: i64) -> Option<Taken> {
+        if self.leasing > 0 || now_ms < self.hold_until_ms {
+            return None;
+        }
+        let allowance = self.judge.parking.allowance(now_ms);
+        let places = self.places(allowance);
+        if places == 0 && self.window.spent_waiting() == 0 {
+            self.is_short = false;
+            return None;
+        }
+        let taken = self.window.take(places, &self.controls, hosts, now_ms);
+        self.is_short = taken.picks.len() < places;
+        if let (Allowance::One, Some(probe)) = (allowance, taken.picks.first()) {
+            self.judge.parking.probing(probe.task);
+        }
+        self.leasing = taken.picks.len();
+        (!taken.picks.is_empty() || !taken.spent.is_empty()).then_some(taken)
+    }
+
+    /// The lease call was refused as a whole and may pass later.
+    pub fn lease_refused(&mut self, taken: Taken, hosts: &mut HostTable, retry_at_ms: i64) {
+        self.leasing = 0;
+        self.hold_until_ms = retry_at_ms;
+        for pick in &taken.picks {
+            self.judge.parking.ended(pick.task);
+            if let Some(host) = &pick.lane.host {
+                hosts.release(host);
+            }
+        }
+        self.window.give_back(taken);
+    }
+
+    /// The lease call was answered; [`Self::started`] or [`Self::not_had`] follows for each pick.
+    pub fn lease_answered(&mut self) {
+        self.leasing = 0;
+    }
+
+    pub fn started(&mut self) {
+        self.running += 1;
+    }
+
+    /// The task was gone. Its place at its host is the caller's to release.
+    pub fn not_had(&mut self, task: TaskRef) {
+        self.judge.parking.ended(task);
+        self.window.forget(task);
+    }
+
+    /// An attempt came to its end: what to write about it.
+    pub fn ended(&mut self, attempted: &Attempted, outcome: Outcome, now_ms: i64, unit: f64) -> Settlement {
+        self.running = self.running.saturating_sub(1);
+        self.unsettled += 1;
+        self.judge.settlement(attempted, outcome, now_ms, unit)
+    }
+
+    /// A settlement is durable, or was refused as stale.
+    pub fn settled(&mut self, task: TaskRef, end: &End) {
+        self.unsettled = self.unsettled.saturating_sub(1);
+        self.window.forget(task);
+        match end {
+            End::Retry { not_before_ms, .. } | End::Released { not_before_ms, .. } => {
+                self.window.pull_back(*not_before_ms);
+            }
+            End::Stored(_) | End::ManifestStored | End::Dead(_) => {}
+        }
+    }
+
+    /// When there may be something to do without anything happening before; always later than `now_ms`.
+    pub fn next_look_ms(&self, hosts: &HostTable, now_ms: i64) -> Option<i64> {
+        let parked = match self.judge.parking.allowance(now_ms) {
+            Allowance::Wait(until) if until > 0 => Some(until),
+            Allowance::Wait(_) | Allowance::One | Allowance::All => None,
+        };
+        let times = [self.window.next_due_ms(), hosts.next_open_ms(), parked, Some(self.hold_until_ms)];
+        times.into_iter().flatten().filter(|at| *at > now_ms).min()
+    }
+
+    pub fn running(&self) -> usize {
+        self.running
+    }
+
+    pub fn busy(&self) -> usize {
+        self.running + self.leasing
+    }
+
+    pub fn alarm(&self) -> &str {
+        self.judge.parking.alarm()
+    }
+
+    /// How long the oldest task has waited that could start.
+    pub fn lag_ms(&self, hosts: &HostTable, now_ms: i64) -> u64 {
+        let gates = Gates { controls: &self.controls, hosts, now_ms };
+        let oldest = if self.controls.paused { None } else { self.window.oldest_ms(&gates) };
+        oldest.map_or(0, |since| u64::try_from(now_ms.saturating_sub(since)).unwrap_or(0))
+    }
+
+    fn places(&self, allowance: Allowance) -> usize {
+        if self.controls.paused || self.unsettled >= self.in_flight * UNSETTLED_FACTOR {
+            return 0;
+        }
+        let free = self.in_flight.saturating_sub(self.running);
+        match allowance {
+            Allowance::All => free,
+            Allowance::One => free.min(1),
+            Allowance::Wait(_) => 0,
+        }
+    }
+
+    #[cfg(test)]
+    pub fn held(&self) -> usize {
+        self.window.held()
+    }
+}
+
+/// The numbers retries follow.
+pub(super) fn policy(options: &Options) -> Policy {
+    Policy {
+        attempts_max: options.attempts_max,
+        unlikely_attempts_max: options.unlikely_attempts_max,
+        throttled_attempts_max: options.throttled_attempts_max,
+        min_ms: millis(options.backoff_min_ms),
+        max_ms: millis(options.backoff_max_ms),
+    }
+}
+
+fn limits(options: &Options) -> Limits {
+    let tasks = (options.window_tasks as usize / 3).max(1);
+    let in_flight = options.in_flight.max(1) as usize;
+    // Hosts that are full hold at most half a class together, so that there is always room for others.
+    let full_hosts = in_flight.div_ceil(options.per_host.max(1) as usize);
+    Limits {
+        tasks,
+        bytes: usize::try_from(options.window_bytes / 3).unwrap_or(usize::MAX).max(1),
+        per_host: (tasks / (2 * full_hosts)).max(1),
+        aside: ASIDE_MAX,
+    }
+}
+
+/// About 30 MB of keys.
+const ASIDE_MAX: usize = 100_000;
+
+fn millis(ms: u64) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX)
+}

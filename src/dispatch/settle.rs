@@ -1,0 +1,275 @@
+//! From an attempt's outcome to what is written about it: the task's end and the line in the job's log.
+//!
+//! Pure: time and jitter come in. Must not know: who runs attempts, how a settlement is stored.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::backoff::{Policy, Verdict};
+use super::lane::{JobPart, Lane};
+use super::parking::Parking;
+use crate::model::{Failure, FailureCode, JobId, LogLevel, NewLog, TaskRef};
+use crate::store::{End, Lease, Settlement};
+use crate::worker::Outcome;
+
+/// Manifests that failed and are waited for; beyond it their backoff starts anew.
+const MANIFEST_TRIES_MAX: usize = 10_000;
+
+/// An attempt that runs or has run.
+#[derive(Debug, Clone)]
+pub(super) struct Attempted {
+    pub lease: Lease,
+    pub job: Arc<JobPart>,
+    pub lane: Arc<Lane>,
+    /// Empty for the manifest's own task.
+    pub resource_id: String,
+    pub started_at_ms: i64,
+}
+
+/// Decides how attempts end.
+#[derive(Debug)]
+pub(super) struct Judge {
+    policy: Policy,
+    pub parking: Parking,
+    /// A manifest's attempts are not counted by the store, for it is never given up: its backoff counts here.
+    manifest_tries: HashMap<JobId, u32>,
+}
+
+impl Judge {
+    pub fn new(policy: Policy, parking: Parking) -> Self {
+        Self { policy, parking, manifest_tries: HashMap::new() }
+    }
+
+    pub fn settlement(&mut self, attempted: &Attempted, outcome: Outcome, now_ms: i64, unit: f64) -> Settlement {
+        let end = self.end_of(attempted, outcome, now_ms, unit);
+        let log = log_line(attempted, &end, now_ms);
+        Settlement {
+            task: attempted.lease.task,
+            epoch: attempted.lease.epoch,
+            now_ms,
+            started_at_ms: attempted.started_at_ms,
+            end,
+            log: Some(log),
+        }
+    }
+
+    fn end_of(&mut self, attempted: &Attempted, outcome: Outcome, now_ms: i64, unit: f64) -> End {
+        let task = attempted.lease.task;
+        match outcome {
+            Outcome::Stored(object) => {
+                self.parking.succeeded();
+                self.manifest_tries.remove(&task.job);
+                if task.is_manifest() { End::ManifestStored } else { End::Stored(object) }
+            }
+            Outcome::Failed { failure, retry_after } => {
+                let failure = completed(failure, attempted, now_ms);
+                self.failed(task, attempted.lease.attempt, failure, retry_after, now_ms, unit)
+            }
+            Outcome::Released => {
+                self.parking.ended(task);
+                End::Released { failure: None, not_before_ms: now_ms }
+            }
+        }
+    }
+
+    fn failed(
+        &mut self,
+        task: TaskRef,
+        attempt: u32,
+        failure: Failure,
+        retry_after: Option<Duration>,
+        now_ms: i64,
+        unit: f64,
+    ) -> End {
+        let verdict = self.policy.verdict(failure.code.class(), attempt, retry_after, now_ms, unit);
+        if verdict == Verdict::Park {
+            let not_before_ms = self.parking.refused(task, &failure, now_ms);
+            return End::Released { failure: Some(failure), not_before_ms };
+        }
+        self.parking.ended(task);
+        if task.is_manifest() {
+            let not_before_ms = now_ms.saturating_add(self.manifest_wait_ms(task.job, unit));
+            return End::Released { failure: Some(failure), not_before_ms };
+        }
+        match verdict {
+            Verdict::Retry { not_before_ms } => End::Retry { failure, not_before_ms },
+            Verdict::Dead | Verdict::Park => End::Dead(failure),
+        }
+    }
+
+    fn manifest_wait_ms(&mut self, job: JobId, unit: f64) -> i64 {
+        if self.manifest_tries.len() >= MANIFEST_TRIES_MAX {
+            self.manifest_tries.clear();
+        }
+        let tries = self.manifest_tries.entry(job).or_default();
+        *tries = tries.saturating_add(1);
+        self.policy.wait_ms(*tries, unit)
+    }
+}
+
+/// A panic in an attempt, as a failure of it.
+pub(super) fn panicked(what: &str) -> Outcome {
+    Outcome::Failed {
+        failure: Failure::new(FailureCode::SystemPanic, format!("the attempt panicked: {what}")),
+        retry_after: None,
+    }
+}
+
+/// What the worker need not know about its attempt.
+fn completed(mut failure: Failure, attempted: &Attempted, now_ms: i64) -> Failure {
+    failure.resource_id.clone_from(&attempted.resource_id);
+    failure.attempt = attempted.lease.attempt;
+    if failure.at_ms == 0 {
+        failure.at_ms = now_ms;
+    }
+    if let Some(host) = &attempted.lane.host {
+        failure.context.entry("host".to_owned()).or_insert_with(|| host.to_string());
+    }
+    failure
+}
+
+fn log_line(attempted: &Attempted, end: &End, now_ms: i64) -> NewLog {
+    let mut fields = BTreeMap::new();
+    let mut field = |key: &str, value: String| drop(fields.insert(key.to_owned(), value));
+    field("attempt", attempted.lease.attempt.to_string());
+    field("took_ms", now_ms.saturating_sub(attempted.started_at_ms).max(0).to_string());
+    if let Some(host) = &attempted.lane.host {
+        field("host", host.to_string());
+    }
+    let mut failed = |failure: &Failure| {
+        for (key, value) in &failure.context {
+            field(key, value.clone());
+        }
+        field("code", failure.code.as_str().to_owned());
+    };
+    let (level, message) = match end {
+        End::Stored(object) => {
+            field("bytes", object.size_bytes.to_string());
+            field("sha256", hex(&object.sha256));
+            field("bucket", object.bucket.clone());
+            field("key", object.key.clone());
+            (LogLevel::Info, format!("stored {} bytes as {}/{}", object.size_bytes, object.bucket, object.key))
+        }
+        End::ManifestStored => {
+            field("key", attempted.job.manifest_key.clone());
+            (
+                LogLevel::Info,
+                format!("manifest stored as {}/{}", attempted.job.manifest_bucket, attempted.job.manifest_key),
+            )
+        }
+        End::Retry { failure, not_before_ms } => {
+            failed(failure);
+            field("next_attempt_ms", not_before_ms.to_string());
+            let wait = Duration::from_millis(not_before_ms.saturating_sub(now_ms).max(0).unsigned_abs());
+            (LogLevel::Warn, format!("{failure}; next attempt in {:.1} s", wait.as_secs_f64()))
+        }
+        End::Released { failure: Some(failure), not_before_ms } => {
+            failed(failure);
+            field("next_attempt_ms", not_before_ms.to_string());
+            (LogLevel::Warn, format!("{failure}; waits, and the attempt does not count"))
+        }
+        End::Released { failure: None, .. } => {
+            (LogLevel::Info, "attempt stopped before its end; it does not count".to_owned())
+        }
+        End::Dead(failure) => {
+            failed(failure);
+            (LogLevel::Error, format!("{failure}; given up"))
+        }
+    };
+    NewLog {
+        resource_id: attempted.resource_id.clone(),
+        level,
+        timestamp_ms: now_ms,
+        message,
+        fields,
+        trace_id: attempted.job.trace_id.clone(),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{JobType, Priority, StoredObject, TaskIndex};
+
+    fn judge() -> Judge {
+        let policy = Policy {
+            attempts_max: 5,
+            unlikely_attempts_max: 2,
+            throttled_attempts_max: 20,
+            min_ms: 1_000,
+            max_ms: 300_000,
+        };
+        Judge::new(policy, Parking::new(1_000, 60_000))
+    }
+
+    fn attempted(index: TaskIndex, attempt: u32) -> Attempted {
+        let task = TaskRef { job: JobId::first_at_ms(1), index };
+        let job = JobPart {
+            job_type: JobType::default(),
+            priority: Priority::Normal,
+            trace_id: "t".to_owned(),
+            manifest_bucket: "b".to_owned(),
+            manifest_key: "m".to_owned(),
+        };
+        Attempted {
+            lease: Lease { task, epoch: 7, attempt },
+            job: Arc::new(job),
+            lane: Arc::new(Lane { host: Some("a:80".into()), job_type: JobType::default() }),
+            resource_id: "r".to_owned(),
+            started_at_ms: 500,
+        }
+    }
+
+    fn fail(code: FailureCode) -> Outcome {
+        Outcome::Failed { failure: Failure::new(code, "x"), retry_after: None }
+    }
+
+    #[test]
+    fn a_manifest_is_never_given_up_whatever_storage_says() {
+        let mut judge = judge();
+        let mut last = 0;
+        for _ in 0..30 {
+            let end =
+                judge.settlement(&attempted(TaskIndex::MANIFEST, 1), fail(FailureCode::UploadRejected), 1_000, 1.0).end;
+            let End::Released { failure: Some(_), not_before_ms } = end else { panic!("{end:?}") };
+            assert!(not_before_ms >= last, "waits grow although the store counts no attempts");
+            last = not_before_ms;
+        }
+        let stored =
+            judge.settlement(&attempted(TaskIndex::MANIFEST, 1), Outcome::Stored(StoredObject::default()), 1_000, 1.0);
+        assert!(matches!(stored.end, End::ManifestStored));
+    }
+
+    #[test]
+    fn the_log_says_when_it_is_tried_again_and_why_not() {
+        let mut judge = judge();
+        let retried = judge.settlement(&attempted(TaskIndex(0), 1), fail(FailureCode::DownloadServerError), 1_000, 0.0);
+        assert!(matches!(retried.end, End::Retry { not_before_ms: 2_000, .. }), "{:?}", retried.end);
+        let log = retried.log.unwrap();
+        assert_eq!(log.level, LogLevel::Warn);
+        assert_eq!(log.fields.get("next_attempt_ms").unwrap(), "2000");
+        assert_eq!(log.fields.get("took_ms").unwrap(), "500");
+
+        let dead = judge.settlement(&attempted(TaskIndex(0), 1), fail(FailureCode::DownloadNotFound), 1_000, 0.0);
+        let End::Dead(failure) = &dead.end else { panic!("{:?}", dead.end) };
+        assert_eq!((failure.host(), failure.attempt, failure.resource_id.as_str()), ("a:80", 1, "r"));
+        assert_eq!(dead.log.unwrap().level, LogLevel::Error);
+    }
+
+    #[test]
+    fn a_full_store_parks_instead_of_filling_the_dead_letters() {
+        let mut judge = judge();
+        let end = judge.settlement(&attempted(TaskIndex(0), 99), fail(FailureCode::StorageFull), 1_000, 0.0).end;
+        assert!(matches!(end, End::Released { failure: Some(_), not_before_ms: 2_000 }), "{end:?}");
+        assert!(judge.parking.alarm().contains("STORAGE_FULL"));
+    }
+}

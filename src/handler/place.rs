@@ -1,0 +1,112 @@
+//! Where objects stand: the keys of a job's manifest and resources.
+//!
+//! Owns: the default layouts and how a client's or an operator's layout changes them. Must not know: buckets' contents, the
+//! object store.
+
+use std::borrow::Cow;
+
+use crate::model::{JobId, JobType, Manifest, TaskSpec};
+
+/// `manifests/{job_type}/{job_id}/metadata.json` or the client's own layout, under the configured prefix.
+pub fn manifest_key(storage_prefix: &str, manifest: &Manifest, job_type: &JobType, job: &str) -> String {
+    let mut key = under(storage_prefix, 64 + job.len() + job_type.as_str().len());
+    match &manifest.storage.manifest_file {
+        Some(file) => key.push_str(&expand(file, job_type, job)),
+        None => push_all(&mut key, &["manifests/", job_type.as_str(), "/", job, "/metadata.json"]),
+    }
+    key
+}
+
+/// `resources/{job_type}/{job_id}/{resource_id}` or the task's own prefix, under the configured prefix.
+///
+/// `{job_id}` and `{job_type}` in a task's prefix stand for this job's: a replay into a new job gets a key of its own.
+pub fn resource_key(storage_prefix: &str, spec: &TaskSpec, job_type: &JobType, job: &str) -> String {
+    let mut key = resource_folder(storage_prefix, spec.key_prefix.as_deref(), job_type, job);
+    key.push_str(&spec.resource_id);
+    key
+}
+
+/// Everything of a resource's key before its id, trailing slash included.
+pub fn resource_folder(storage_prefix: &str, key_prefix: Option<&str>, job_type: &JobType, job: &str) -> String {
+    let mut key = under(storage_prefix, 160 + job.len());
+    match key_prefix {
+        Some(prefix) => push_all(&mut key, &[&expand(prefix, job_type, job), "/"]),
+        None => push_all(&mut key, &["resources/", job_type.as_str(), "/", job, "/"]),
+    }
+    key
+}
+
+/// Whether a client's layout names the default place of some job by its id. Nobody may write there but that job.
+pub fn is_some_jobs_place(layout: &str) -> bool {
+    let mut segments = layout.split('/');
+    let area = segments.next();
+    let _job_type = segments.next();
+    matches!(area, Some("manifests" | "resources")) && segments.next().is_some_and(|id| id.parse::<JobId>().is_ok())
+}
+
+fn under(storage_prefix: &str, room: usize) -> String {
+    let prefix = storage_prefix.trim_matches('/');
+    let mut key = String::with_capacity(prefix.len() + 1 + room);
+    if !prefix.is_empty() {
+        push_all(&mut key, &[prefix, "/"]);
+    }
+    key
+}
+
+fn push_all(key: &mut String, parts: &[&str]) {
+    for part in parts {
+        key.push_str(part);
+    }
+}
+
+fn expand<'a>(layout: &'a str, job_type: &JobType, job: &str) -> Cow<'a, str> {
+    if layout.contains('{') {
+        Cow::Owned(layout.replace("{job_type}", job_type.as_str()).replace("{job_id}", job))
+    } else {
+        Cow::Borrowed(layout)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::StorageLayout;
+
+    fn gallery() -> JobType {
+        JobType::parse("gallery").unwrap()
+    }
+
+    #[test]
+    fn objects_stand_where_the_documentation_says() {
+        let spec = TaskSpec { resource_id: "a.jpg".into(), ..TaskSpec::default() };
+        assert_eq!(resource_key("", &spec, &gallery(), "J"), "resources/gallery/J/a.jpg");
+        assert_eq!(resource_key("/pre/fix/", &spec, &gallery(), "J"), "pre/fix/resources/gallery/J/a.jpg");
+        assert_eq!(manifest_key("", &Manifest::default(), &gallery(), "J"), "manifests/gallery/J/metadata.json");
+        assert_eq!(manifest_key("p", &Manifest::default(), &gallery(), "J"), "p/manifests/gallery/J/metadata.json");
+    }
+
+    #[test]
+    fn a_clients_layout_replaces_the_default_one() {
+        let spec = TaskSpec {
+            resource_id: "a".into(),
+            key_prefix: Some("g/{job_type}/{job_id}".into()),
+            ..TaskSpec::default()
+        };
+        assert_eq!(resource_key("p", &spec, &gallery(), "J"), "p/g/gallery/J/a");
+        // The dry run's stand-in for an id stays readable.
+        assert_eq!(resource_key("", &spec, &gallery(), "{job_id}"), "g/gallery/{job_id}/a");
+        let storage = StorageLayout { manifest_file: Some("m/{job_id}.json".into()), resource_key_prefix: None };
+        let manifest = Manifest { storage, ..Manifest::default() };
+        assert_eq!(manifest_key("", &manifest, &gallery(), "J"), "m/J.json");
+    }
+
+    #[test]
+    fn nobody_writes_into_another_jobs_place() {
+        let id = JobId::first_at_ms(1_700_000_000_000);
+        assert!(is_some_jobs_place(&format!("resources/default/{id}")));
+        assert!(is_some_jobs_place(&format!("manifests/default/{id}/metadata.json")));
+        assert!(!is_some_jobs_place("resources/default/2024"));
+        assert!(!is_some_jobs_place("resources/default/{job_id}"));
+        assert!(!is_some_jobs_place(&format!("mine/default/{id}")));
+    }
+}

@@ -1,0 +1,315 @@
+//! The store against a real folder, a real S3 protocol server, and a store that fails.
+
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+
+use super::*;
+
+#[allow(clippy::duplicate_mod)]
+#[path = "../../tests/harness/s3.rs"]
+mod s3_server;
+
+use s3_server::{Fault, S3Double, Which};
+
+const MIB: usize = 1024 * 1024;
+
+fn local(root: &Path) -> Objects {
+    let root = root.join("objects");
+    Objects::new(Options { root, allowed_buckets: vec!["other".into()], ..Options::default() }).unwrap()
+}
+
+fn remote(server: &s3_server::S3Server, change: impl FnOnce(&mut Options)) -> Objects {
+    let mut options = Options {
+        kind: Kind::S3,
+        endpoint: Some(server.endpoint()),
+        access_key_id_file: Some(server.access_key_id_file()),
+        secret_access_key_file: Some(server.secret_access_key_file()),
+        allowed_buckets: vec!["other".into()],
+        multipart_bytes: 5 * MIB as u64,
+        retries_max: 1,
+        ..Options::default()
+    };
+    change(&mut options);
+    Objects::new(options).unwrap()
+}
+
+fn place(key: &str) -> Place {
+    Place { bucket: "fetchbox".into(), key: key.into() }
+}
+
+fn label(bytes: &[u8]) -> Label {
+    Label { content_type: "text/plain".into(), sha256: digest(bytes), ..Label::default() }
+}
+
+fn digest(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
+fn body(bytes: usize) -> Bytes {
+    (0..bytes).map(|i| (i * 31 + i / 251) as u8).collect::<Vec<u8>>().into()
+}
+
+/// Writes in pieces as a download would; returns the upload id if there was one.
+async fn fill(upload: &mut Upload, bytes: &Bytes) -> Result<Option<String>, Error> {
+    let mut begun = None;
+    for piece in bytes.chunks(300_000) {
+        begun = upload.write(bytes.slice_ref(piece)).await?.or(begun);
+    }
+    Ok(begun)
+}
+
+#[tokio::test]
+async fn a_local_object_is_a_plain_file_at_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let objects = local(folder.path());
+    let bytes = body(3 * MIB + 7);
+    let mut upload = objects.begin(&place("a/b/c.bin"), Label::default(), "task-1", 0).await.unwrap();
+    assert_eq!(fill(&mut upload, &bytes).await.unwrap(), None);
+    assert_eq!(objects.head(&place("a/b/c.bin")).await.unwrap(), None, "visible before it is complete");
+    let head = upload.complete(digest(&bytes)).await.unwrap();
+    assert_eq!(head.size_bytes, bytes.len() as u64);
+    assert_eq!(objects.head(&place("a/b/c.bin")).await.unwrap(), Some(head));
+    assert_eq!(std::fs::read(folder.path().join("objects/fetchbox/a/b/c.bin")).unwrap(), bytes);
+    assert_eq!(std::fs::read_dir(folder.path().join("objects/.staging")).unwrap().count(), 0);
+    objects.put(&place("a/b/c.bin"), Bytes::from_static(b"new"), &label(b"new")).await.unwrap();
+    assert_eq!(std::fs::read(folder.path().join("objects/fetchbox/a/b/c.bin")).unwrap(), b"new");
+    objects.delete(&place("a/b/c.bin")).await.unwrap();
+    objects.delete(&place("a/b/c.bin")).await.unwrap();
+    objects.delete(&place("no/such/folder")).await.unwrap();
+    assert_eq!(objects.head(&place("a/b/c.bin")).await.unwrap(), None);
+    assert_eq!(objects.head(&place("a/b")).await.unwrap(), None, "a folder is no object");
+    objects.put(&place("empty"), Bytes::new(), &label(b"")).await.unwrap();
+    assert_eq!(objects.head(&place("empty")).await.unwrap().unwrap().size_bytes, 0);
+    objects.probe().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_aborted_or_dropped_upload_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let objects = local(folder.path());
+    let staging = folder.path().join("objects/.staging");
+    let staged = || std::fs::read_dir(&staging).map_or(0, Iterator::count);
+    let mut upload = objects.begin(&place("x"), Label::default(), "task-1", 0).await.unwrap();
+    assert!(objects.begin(&place("x"), Label::default(), "task-1", 0).await.is_err(), "two writers, one file");
+    fill(&mut upload, &body(2 * MIB)).await.unwrap();
+    assert_eq!(staged(), 1);
+    upload.abort().await.unwrap();
+    assert_eq!(staged(), 0);
+    assert!(upload.complete([0; 32]).await.is_err());
+    let mut upload = objects.begin(&place("x"), Label::default(), "task-1", 0).await.unwrap();
+    fill(&mut upload, &body(2 * MIB)).await.unwrap();
+    drop(upload);
+    assert_eq!(staged(), 0);
+    assert_eq!(objects.head(&place("x")).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn what_a_killed_process_staged_is_swept_and_what_is_being_written_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let objects = local(folder.path());
+    let staging = folder.path().join("objects/.staging");
+    assert_eq!(objects.sweep_staging(i64::MAX, false).await.unwrap(), (0, 0));
+    std::fs::create_dir_all(&staging).unwrap();
+    std::fs::write(staging.join("task-1"), b"12345").unwrap();
+    std::fs::write(staging.join("task-2"), b"left by a killed process").unwrap();
+    let mut upload = objects.begin(&place("x"), Label::default(), "task-2", 0).await.unwrap();
+    let bytes = body(MIB);
+    fill(&mut upload, &bytes).await.unwrap();
+    assert_eq!(objects.sweep_staging(0, false).await.unwrap(), (0, 0), "too young");
+    assert_eq!(objects.sweep_staging(i64::MAX, true).await.unwrap(), (1, 5));
+    assert_eq!(objects.sweep_staging(i64::MAX, false).await.unwrap(), (1, 5));
+    assert!(!staging.join("task-1").exists());
+    upload.complete(digest(&bytes)).await.unwrap();
+    assert_eq!(std::fs::read(folder.path().join("objects/fetchbox/x")).unwrap(), bytes);
+}
+
+#[tokio::test]
+async fn a_symbolic_link_never_leads_out_of_the_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let objects = local(folder.path());
+    let outside = folder.path().join("outside");
+    std::fs::create_dir(&outside).unwrap();
+    std::fs::write(outside.join("secret"), b"secret").unwrap();
+    let bucket = folder.path().join("objects/fetchbox");
+    std::fs::create_dir(&bucket).unwrap();
+    symlink(&outside, bucket.join("link")).unwrap();
+    symlink(outside.join("secret"), bucket.join("file")).unwrap();
+    symlink(&outside, folder.path().join("objects/other")).unwrap();
+    let error = objects.put(&place("link/new"), Bytes::from_static(b"x"), &label(b"x")).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Rejected);
+    let elsewhere = Place { bucket: "other".into(), key: "new".into() };
+    assert_eq!(objects.put(&elsewhere, Bytes::new(), &label(b"")).await.unwrap_err().kind, ErrorKind::Rejected);
+    assert!(objects.head(&place("link/secret")).await.is_err());
+    assert_eq!(objects.head(&place("file")).await.unwrap(), None);
+    assert!(objects.delete(&place("link/secret")).await.is_err());
+    objects.put(&place("file"), Bytes::from_static(b"x"), &label(b"x")).await.unwrap();
+    assert_eq!(std::fs::read(outside.join("secret")).unwrap(), b"secret");
+    assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn keys_and_buckets_that_are_paths_are_refused_before_the_disk_is_touched() {
+    let folder = tempfile::tempdir().unwrap();
+    let objects = local(folder.path());
+    for key in ["../x", "a/../../x", "/x", "a//b", "a/", "", "a\0b", ".", &"x".repeat(300)] {
+        let error = objects.put(&place(key), Bytes::from_static(b"x"), &label(b"x")).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Rejected, "{key:?}");
+    }
+    for bucket in ["..", ".staging", "unlisted", "a/b"] {
+        let place = Place { bucket: bucket.into(), key: "x".into() };
+        assert_eq!(objects.head(&place).await.unwrap_err().kind, ErrorKind::Rejected, "{bucket:?}");
+    }
+    assert!(objects.begin(&place("x"), Label::default(), "../x", 0).await.is_err());
+    assert_eq!(std::fs::read_dir(folder.path().join("objects")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_disk_that_went_away_parks_uploads() {
+    let folder = tempfile::tempdir().unwrap();
+    let objects = local(folder.path());
+    std::fs::remove_dir_all(folder.path().join("objects")).unwrap();
+    let error = objects.put(&place("x"), Bytes::from_static(b"x"), &label(b"x")).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unavailable);
+    assert_eq!(objects.probe().await.unwrap_err().kind, ErrorKind::Unavailable);
+    assert!(!folder.path().join("objects").exists(), "written beside the mount point");
+}
+
+#[tokio::test]
+async fn a_folder_where_the_object_belongs_refuses_this_object_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let objects = local(folder.path());
+    objects.put(&place("a/b"), Bytes::from_static(b"x"), &label(b"x")).await.unwrap();
+    for key in ["a", "a/b/c"] {
+        let error = objects.put(&place(key), Bytes::from_static(b"x"), &label(b"x")).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Rejected, "{key}: {error}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path().join("objects/.staging")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn s3_takes_small_bodies_whole_and_large_ones_in_parts() {
+    let server = S3Double::start(&["fetchbox", "other"]).await;
+    let objects = remote(&server, |_| {});
+    for (key, size) in [("none", 0), ("small", 100), ("one-part", 5 * MIB), ("large", 12 * MIB + 1)] {
+        let bytes = body(size);
+        let label = Label { content_type: "image/png".into(), ..Label::default() };
+        let mut upload = objects.begin(&place(key), label, "task-1", 0).await.unwrap();
+        let begun = fill(&mut upload, &bytes).await.unwrap();
+        assert_eq!(begun.is_some(), size > 5 * MIB, "{key}");
+        assert_eq!(upload.upload_id().map(str::to_owned), begun);
+        assert_eq!(server.object("fetchbox", key), None, "visible before it is complete");
+        let head = upload.complete(digest(&bytes)).await.unwrap();
+        assert_eq!(upload.upload_id(), None);
+        assert_eq!(server.object("fetchbox", key).unwrap(), bytes);
+        let seen = objects.head(&place(key)).await.unwrap().unwrap();
+        assert_eq!((seen.size_bytes, &seen.etag), (size as u64, &head.etag), "{key}");
+        assert_eq!(seen.sha256, begun.is_none().then(|| digest(&bytes)), "{key}");
+    }
+    assert_eq!(server.count(&Which::Part), 3);
+    let other = Place { bucket: "other".into(), key: "small".into() };
+    objects.put(&other, body(9), &label(&body(9))).await.unwrap();
+    assert_eq!(server.object("other", "small").unwrap(), body(9));
+    objects.delete(&other).await.unwrap();
+    objects.delete(&other).await.unwrap();
+    assert_eq!(objects.head(&other).await.unwrap(), None);
+    objects.probe().await.unwrap();
+    assert_eq!(server.open_uploads(), 0);
+}
+
+#[tokio::test]
+async fn a_lost_answer_to_a_complete_is_no_lost_object() {
+    let server = S3Double::start(&["fetchbox"]).await;
+    let objects = remote(&server, |_| {});
+    let bytes = body(6 * MIB);
+    server.fault(Which::Complete, 1, Fault::DropReply);
+    let mut upload = objects.begin(&place("x"), Label::default(), "task-1", 0).await.unwrap();
+    fill(&mut upload, &bytes).await.unwrap();
+    let head = upload.complete(digest(&bytes)).await.unwrap();
+    assert_eq!(head.size_bytes, bytes.len() as u64);
+    assert_eq!(server.object("fetchbox", "x").unwrap(), bytes);
+    server.fault(Which::Put, 2, Fault::DropReply);
+    objects.put(&place("y"), body(10), &label(&body(10))).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_older_object_of_the_same_size_is_not_taken_for_the_new_one() {
+    let server = S3Double::start(&["fetchbox"]).await;
+    let objects = remote(&server, |_| {});
+    let mut first = objects.begin(&place("x"), Label::default(), "task-1", 0).await.unwrap();
+    fill(&mut first, &body(6 * MIB)).await.unwrap();
+    first.complete(digest(&body(6 * MIB))).await.unwrap();
+    server.fault(Which::Complete, 2, Fault::OkWithError("InternalError"));
+    let mut second = objects.begin(&place("x"), Label::default(), "task-2", 0).await.unwrap();
+    fill(&mut second, &body(6 * MIB)).await.unwrap();
+    let error = second.complete(digest(&body(6 * MIB))).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
+    second.abort().await.unwrap();
+    second.abort().await.unwrap();
+    assert_eq!(server.open_uploads(), 0);
+}
+
+#[tokio::test]
+async fn each_trouble_of_a_store_is_told_apart() {
+    let server = S3Double::start(&["fetchbox"]).await;
+    let objects = remote(&server, |_| {});
+    let put = async || objects.put(&place("x"), body(10), &label(&body(10))).await.map_err(|error| error.kind);
+    for (fault, kind) in [
+        (Fault::Answer(503, "SlowDown"), ErrorKind::Unavailable),
+        (Fault::Answer(500, "InternalError"), ErrorKind::Unavailable),
+        (Fault::Answer(403, "AccessDenied"), ErrorKind::Denied),
+        (Fault::Answer(401, "Unauthorized"), ErrorKind::Denied),
+        (Fault::Answer(404, "NoSuchBucket"), ErrorKind::Denied),
+        (Fault::Answer(400, "KeyTooLongError"), ErrorKind::Rejected),
+        (Fault::Answer(507, "XMinioStorageFull"), ErrorKind::Full),
+        (Fault::Answer(409, "OperationAborted"), ErrorKind::Failed),
+        (Fault::DropRequest, ErrorKind::Unavailable),
+    ] {
+        server.fault(Which::Put, 9, fault.clone());
+        assert_eq!(put().await.unwrap_err(), kind, "{fault:?}");
+        server.heal();
+    }
+    server.fault(Which::Put, 1, Fault::Answer(503, "SlowDown"));
+    put().await.expect("one bad answer is tried again");
+    server.set_unreachable(true);
+    assert_eq!(put().await.unwrap_err(), ErrorKind::Unavailable);
+    assert_eq!(objects.probe().await.unwrap_err().kind, ErrorKind::Unavailable);
+    server.set_unreachable(false);
+    objects.probe().await.unwrap();
+    let elsewhere = remote(&server, |options| options.bucket = "gone".into());
+    assert_eq!(elsewhere.probe().await.unwrap_err().kind, ErrorKind::Denied);
+    std::fs::write(server.secret_access_key_file(), "wrong").unwrap();
+    assert_eq!(remote(&server, |_| {}).probe().await.unwrap_err().kind, ErrorKind::Denied);
+}
+
+#[tokio::test]
+async fn aborting_an_upload_nobody_knows_is_fine() {
+    let server = S3Double::start(&["fetchbox"]).await;
+    let objects = remote(&server, |_| {});
+    objects.abort(&place("x"), "9f0b6f0e-5ad0-4b2c-8d5f-111111111111").await.unwrap();
+    let mut upload = objects.begin(&place("x"), Label::default(), "task-1", 0).await.unwrap();
+    let id = fill(&mut upload, &body(6 * MIB)).await.unwrap().unwrap();
+    drop(upload);
+    assert_eq!(server.open_uploads(), 1);
+    objects.abort(&place("x"), &id).await.unwrap();
+    objects.abort(&place("x"), &id).await.unwrap();
+    assert_eq!(server.open_uploads(), 0);
+}
+
+#[test]
+fn contradictory_settings_are_named() {
+    let told = |change: fn(&mut Options)| {
+        let mut options = Options::default();
+        change(&mut options);
+        options.check().unwrap_err()
+    };
+    assert!(Options::default().check().is_ok());
+    assert!(told(|o| o.bucket = "../x".into()).starts_with("storage.bucket"));
+    assert!(told(|o| o.prefix = "/x".into()).starts_with("storage.prefix"));
+    assert!(told(|o| o.multipart_bytes = 1).starts_with("storage.multipart_bytes"));
+    assert!(told(|o| o.endpoint = Some("ftp://x".into())).starts_with("storage.endpoint"));
+    assert!(told(|o| o.endpoint = Some("http://u:p@x".into())).starts_with("storage.endpoint"));
+    assert!(told(|o| o.access_key_id_file = Some("x".into())).starts_with("storage.secret_access_key_file"));
+}

@@ -1,0 +1,368 @@
+//! Opening a data directory: what must hold before a single request is served.
+//!
+//! Owns: the layout version, the order of the checks, the committer's and the housekeeper's threads. Must not know: verbs.
+//!
+//! Order: version → mark → journals audited, unacknowledged torn tail cut → database opened with panics caught → each
+//! keyspace at least as far as the mark says → serve.
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::committer::{Committer, Core, Floors};
+use super::keys::{self, Family, Key, Space};
+use super::mark::{Mark, MarkFile};
+use super::published::Published;
+use super::reader::Reader;
+use super::records::{self, ControlsRow, MarkRow};
+use super::spaces::Spaces;
+use super::tx::Tally;
+use super::{Store, journal};
+use crate::model::{Controls, Refusal};
+use crate::telemetry::Metrics;
+
+/// What the data directory's `VERSION` file says. Another version is refused, not guessed at.
+pub const VERSION: &str = "fetchbox-data 1\n";
+/// How long the mark may wait for its own sync.
+const MARK_SYNC_EVERY: Duration = Duration::from_millis(10);
+const DISK_LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Section `store` of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Options {
+    /// New jobs are refused when less is free on the data disk. The smaller of this and `free_min_percent` counts.
+    pub free_min_bytes: u64,
+    pub free_min_percent: u8,
+    /// Blocks of tables kept in memory.
+    pub cache_bytes: u64,
+    /// Journals on disk before the oldest is flushed away: bounds how long opening takes. At least 64 MiB.
+    pub journal_bytes_max: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { free_min_bytes: 1 << 30, free_min_percent: 5, cache_bytes: 32 << 20, journal_bytes_max: 256 << 20 }
+    }
+}
+
+/// Why a data directory cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("{path} was written by another version: it says {found:?}, this binary reads {VERSION:?}")]
+    Version { path: PathBuf, found: String },
+    #[error("{0}\nNothing was changed. Run `fetchbox check`; `fetchbox check --salvage DIR` keeps what is readable")]
+    Damaged(String),
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("{0} is in use by another process")]
+    Locked(PathBuf),
+}
+
+pub struct Opened {
+    pub store: Store,
+    pub reader: Reader,
+    /// Keeps the store's threads; dropped last, it closes the store cleanly.
+    pub guard: StoreGuard,
+    /// Bytes nobody was told about, cut from a torn journal.
+    pub torn_bytes: u64,
+}
+
+/// Closing: what waits is committed, the mark is synced, the threads end.
+pub struct StoreGuard {
+    committer: Arc<Committer>,
+    stop: Arc<(Mutex<bool>, Condvar)>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Drop for StoreGuard {
+    fn drop(&mut self) {
+        self.committer.close();
+        *self.stop.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.stop.1.notify_all();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a store thread panicked");
+            }
+        }
+    }
+}
+
+/// Opens the data directory `dir`, creating it when it is empty. The caller holds the directory's lock.
+pub fn open(dir: &Path, options: &Options, metrics: Metrics) -> Result<Opened, OpenError> {
+    let (mut mark_file, mark) = open_mark(dir)?;
+    let database = dir.join("db");
+    let torn_bytes = prepare_journals(&database, &mark)?;
+    let spaces = open_database(&database, options)?;
+    let state = recover(&spaces, &mark)?;
+    if state.mark.sequence > mark.sequence {
+        // Groups that were synced and not acknowledged: they stand, and are acknowledged from now on.
+        mark_file.write(&state.mark).map_err(|source| OpenError::Io { path: dir.join("mark"), source })?;
+    }
+    let sync = mark_file.sync_handle().map_err(|source| OpenError::Io { path: dir.join("mark"), source })?;
+    let published = Arc::new(Published::new(state.mark.sequence, state.tally, state.controls));
+    let committer = Committer::new(Core {
+        spaces: spaces.clone(),
+        mark_file,
+        mark: state.mark,
+        tally: state.tally,
+        floors: state.floors.clone(),
+        published: Arc::clone(&published),
+        metrics,
+    });
+    let stop = Arc::new((Mutex::new(false), Condvar::new()));
+    let threads = spawn_threads(&committer, &published, &stop, sync, dir, options)
+        .map_err(|source| OpenError::Io { path: dir.to_owned(), source })?;
+    Ok(Opened {
+        reader: Reader::new(spaces.clone(), Arc::clone(&published), state.floors.ready),
+        store: Store { committer: Arc::clone(&committer), published, spaces },
+        guard: StoreGuard { committer, stop, threads },
+        torn_bytes,
+    })
+}
+
+fn io_at(path: &Path) -> impl FnOnce(std::io::Error) -> OpenError + '_ {
+    move |source| OpenError::Io { path: path.to_owned(), source }
+}
+
+/// Version and mark; makes both in an empty directory.
+fn open_mark(dir: &Path) -> Result<(MarkFile, Mark), OpenError> {
+    let (version, mark, database) = (dir.join("VERSION"), dir.join("mark"), dir.join("db"));
+    match fs::read_to_string(&version) {
+        Ok(found) if found == VERSION => {}
+        Ok(found) => return Err(OpenError::Version { path: version, found: found.chars().take(80).collect() }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            if database.exists() {
+                return Err(OpenError::Damaged(format!("{} is missing beside a database", version.display())));
+            }
+            let file = MarkFile::create(&mark).map_err(io_at(&mark))?;
+            drop(file);
+            fs::write(&version, VERSION).map_err(io_at(&version))?;
+            for path in [&version, &dir.to_owned()] {
+                fs::File::open(path).and_then(|file| file.sync_all()).map_err(io_at(path))?;
+            }
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+            return Err(OpenError::Version { path: version, found: "bytes that are no text".to_owned() });
+        }
+        Err(error) => return Err(io_at(&version)(error)),
+    }
+    let missing =
+        |what: &str| OpenError::Damaged(format!("{} {what}: what was acknowledged cannot be known", mark.display()));
+    let (file, known) = match MarkFile::open(&mark) {
+        Ok(opened) => opened,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(missing("is missing")),
+        Err(error) => return Err(io_at(&mark)(error)),
+    };
+    let known = known.ok_or_else(|| missing("is damaged in both slots"))?;
+    if known.sequence > 0 && !database.exists() {
+        let gone = format!("{} is missing and {} groups were acknowledged", database.display(), known.sequence);
+        return Err(OpenError::Damaged(gone));
+    }
+    Ok((file, known))
+}
+
+/// Audits the journals; cuts a torn tail that nobody was told about. Returns how many bytes were cut.
+fn prepare_journals(database: &Path, mark: &Mark) -> Result<u64, OpenError> {
+    if !database.exists() {
+        return Ok(0);
+    }
+    let audit = journal::audit(database, |_| ()).map_err(io_at(database))?;
+    if let Some(damage) = audit.damage {
+        return Err(OpenError::Damaged(format!("the journal is damaged: {damage}")));
+    }
+    let behind = audit.last.map_or(0, |(sequence, _)| sequence);
+    if audit.last.is_some() && behind < mark.sequence {
+        return Err(OpenError::Damaged(format!(
+            "the journal ends with group {behind} and group {} was acknowledged{}",
+            mark.sequence,
+            audit.torn.map_or(String::new(), |torn| format!(" ({} bytes behind it are unreadable)", torn.lost_bytes)),
+        )));
+    }
+    let Some(torn) = audit.torn else { return Ok(0) };
+    if audit.last.is_none() && audit.batches == 0 && mark.sequence > 0 {
+        // The newest file begins with something unreadable. Whether a table holds what was lost is decided after opening.
+        tracing::warn!(file = %torn.file.display(), bytes = torn.lost_bytes, "a journal without a readable group");
+    }
+    tracing::warn!(file = %torn.file.display(), bytes = torn.lost_bytes, "cutting a torn, unacknowledged journal tail");
+    let file = fs::OpenOptions::new().write(true).open(&torn.file).map_err(io_at(&torn.file))?;
+    file.set_len(torn.good_bytes).and_then(|()| file.sync_all()).map_err(io_at(&torn.file))?;
+    Ok(torn.lost_bytes)
+}
+
+/// Fjall may panic on damage: a panic is a refusal, with its words.
+pub fn open_database(database: &Path, options: &Options) -> Result<Spaces, OpenError> {
+    let open = || {
+        let opened = fjall::Database::builder(database)
+            .cache_size(options.cache_bytes)
+            .max_journaling_size(options.journal_bytes_max.max(64 << 20))
+            // The audit hashes what stands in the journal, and settles faster without unpacking.
+            .journal_compression(fjall::CompressionType::None)
+            .manual_journal_persist(true)
+            .worker_threads(2)
+            .open()?;
+        Spaces::new(opened)
+    };
+    match catch_unwind(AssertUnwindSafe(open)) {
+        Ok(Ok(spaces)) => Ok(spaces),
+        Ok(Err(fjall::Error::Locked)) => Err(OpenError::Locked(database.to_owned())),
+        Ok(Err(fjall::Error::Io(source))) => Err(OpenError::Io { path: database.to_owned(), source }),
+        Ok(Err(error)) => Err(OpenError::Damaged(format!("the database cannot be opened: {error}"))),
+        Err(panic) => {
+            let words = panic.downcast_ref::<String>().cloned();
+            let words = words.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+            let words = words.unwrap_or_else(|| "no words".to_owned());
+            Err(OpenError::Damaged(format!("the database cannot be opened: {words}")))
+        }
+    }
+}
+
+/// What the recovered rows say.
+pub struct Recovered {
+    pub mark: Mark,
+    pub tally: Tally,
+    pub floors: Floors,
+    pub controls: Controls,
+}
+
+/// Compares every keyspace with the mark and reads totals and floors.
+pub fn recover(spaces: &Spaces, known: &Mark) -> Result<Recovered, OpenError> {
+    let damaged = |refusal: Refusal| OpenError::Damaged(refusal.message);
+    let mut state = Recovered {
+        mark: Mark::default(),
+        tally: Tally::default(),
+        floors: Floors { ready: [1; 3], ..Floors::default() },
+        controls: Controls::default(),
+    };
+    for (space, acknowledged) in Space::ALL.into_iter().zip(known.spaces) {
+        let bytes = spaces.get(&keys::mark(space)).map_err(damaged)?;
+        let row = bytes.map(|bytes| records::decode::<MarkRow>("mark", &bytes)).transpose().map_err(damaged)?;
+        let row = row.unwrap_or_default();
+        if row.sequence < acknowledged {
+            return Err(OpenError::Damaged(format!(
+                "the {} keyspace ends with group {} and group {acknowledged} was acknowledged",
+                space.name(),
+                row.sequence
+            )));
+        }
+        if let Some(last) = state.mark.spaces.get_mut(space.index()) {
+            *last = row.sequence;
+        }
+        if row.sequence > state.mark.sequence {
+            state.mark.sequence = row.sequence;
+            state.mark.chain = records::digest("chain", &row.chain).map_err(damaged)?;
+        }
+        if let Some(counters) = &row.counters {
+            counters.fill(&mut state.tally).map_err(damaged)?;
+        }
+        if let Some(queue) = &row.queue {
+            state.tally.next_epoch = queue.next_epoch;
+            copy_into(&mut state.tally.next_ready, &queue.next_ready);
+            copy_into(&mut state.floors.ready, &queue.ready_floor);
+            state.floors.leased.extend(leases(spaces, queue.lease_floor).map_err(damaged)?);
+        }
+    }
+    if state.mark.sequence == known.sequence && known.sequence > 0 && state.mark.chain != known.chain {
+        return Err(OpenError::Damaged(format!("group {} is not the one that was acknowledged", known.sequence)));
+    }
+    if let Some(bytes) = spaces.get(&keys::controls()).map_err(damaged)? {
+        let row: ControlsRow = records::decode("controls", &bytes).map_err(damaged)?;
+        state.controls = row.into_controls().map_err(damaged)?;
+    }
+    Ok(state)
+}
+
+fn copy_into(target: &mut [u64; 3], source: &[u64]) {
+    for (target, source) in target.iter_mut().zip(source) {
+        *target = *source;
+    }
+}
+
+/// Epochs that are held: as many as ran at once when the process ended.
+fn leases(spaces: &Spaces, floor: u64) -> Result<Vec<u64>, Refusal> {
+    let from: Key = keys::lease(floor);
+    let mut epochs = Vec::new();
+    for row in spaces.range(Space::Queue, &from.bytes, &keys::end_of(Family::Lease)) {
+        let (key, _) = row?;
+        let epoch = keys::Fields::of(Family::Lease, &key).and_then(|mut fields| fields.u64());
+        epochs.push(epoch.ok_or_else(|| records::damaged("lease key"))?);
+    }
+    Ok(epochs)
+}
+
+fn spawn_threads(
+    committer: &Arc<Committer>,
+    published: &Arc<Published>,
+    stop: &Arc<(Mutex<bool>, Condvar)>,
+    mark: fs::File,
+    dir: &Path,
+    options: &Options,
+) -> std::io::Result<Vec<JoinHandle<()>>> {
+    let commits = Arc::clone(committer);
+    let (published, stop) = (Arc::clone(published), Arc::clone(stop));
+    let (dir, options) = (dir.to_owned(), options.clone());
+    look_at_disk(&dir, &options, &published);
+    let finished = Arc::new(AtomicBool::new(false));
+    let committer_done = Arc::clone(&finished);
+    Ok(vec![
+        std::thread::Builder::new().name("committer".to_owned()).spawn(move || {
+            commits.run();
+            committer_done.store(true, Ordering::Release);
+        })?,
+        std::thread::Builder::new()
+            .name("housekeeper".to_owned())
+            .spawn(move || keep_house(&published, &stop, &finished, &mark, &dir, &options))?,
+    ])
+}
+
+/// Syncs the mark behind the groups and watches the disk's free space.
+fn keep_house(
+    published: &Published,
+    stop: &(Mutex<bool>, Condvar),
+    committer_done: &AtomicBool,
+    mark: &fs::File,
+    dir: &Path,
+    options: &Options,
+) {
+    let mut synced = 0;
+    let mut since_look = Duration::ZERO;
+    loop {
+        let stopping = stop.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (stopping, _) = stop.1.wait_timeout(stopping, MARK_SYNC_EVERY).unwrap_or_else(PoisonError::into_inner);
+        let last_round = *stopping && committer_done.load(Ordering::Acquire);
+        drop(stopping);
+        let sequence = published.sequence();
+        if sequence != synced {
+            if let Err(error) = mark.sync_data() {
+                published.set_fault(format!("the mark could not be synced: {error}"));
+            }
+            synced = sequence;
+        }
+        since_look += MARK_SYNC_EVERY;
+        if since_look >= DISK_LOOK_EVERY {
+            look_at_disk(dir, options, published);
+            since_look = Duration::ZERO;
+        }
+        if last_round {
+            return;
+        }
+    }
+}
+
+fn look_at_disk(dir: &Path, options: &Options, published: &Published) {
+    match rustix::fs::statvfs(dir) {
+        Ok(disk) => {
+            let total = disk.f_blocks.saturating_mul(disk.f_frsize);
+            let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+            let wanted = options.free_min_bytes.min(total / 100 * u64::from(options.free_min_percent));
+            published.set_free(free, wanted);
+        }
+        Err(error) => tracing::warn!(%error, dir = %dir.display(), "the disk's free space is unknown"),
+    }
+}

@@ -1,0 +1,201 @@
+//! Job rows and log rows.
+
+use prost::Message;
+
+use super::{FailureRow, Pairs, damaged};
+use crate::model::{Job, JobId, JobState, JobType, LogLevel, LogRecord, LogStream, NewLog, Priority, Refusal, Tenant};
+
+#[derive(Clone, PartialEq, Message)]
+pub struct JobRow {
+    #[prost(string, tag = "1")]
+    pub job_type: String,
+    #[prost(string, tag = "2")]
+    pub tenant: String,
+    #[prost(uint32, tag = "3")]
+    pub priority: u32,
+    #[prost(uint32, tag = "4")]
+    pub state: u32,
+    #[prost(string, tag = "5")]
+    pub phase: String,
+    #[prost(uint32, tag = "6")]
+    pub total: u32,
+    #[prost(uint32, tag = "7")]
+    pub completed: u32,
+    #[prost(uint32, tag = "8")]
+    pub failed: u32,
+    #[prost(uint32, tag = "9")]
+    pub canceled: u32,
+    #[prost(string, tag = "10")]
+    pub manifest_bucket: String,
+    #[prost(string, tag = "11")]
+    pub manifest_key: String,
+    #[prost(bool, tag = "12")]
+    pub manifest_stored: bool,
+    #[prost(message, repeated, tag = "13")]
+    pub errors: Vec<FailureRow>,
+    #[prost(int64, tag = "14")]
+    pub created_at_ms: i64,
+    #[prost(int64, tag = "15")]
+    pub updated_at_ms: i64,
+    #[prost(int64, tag = "16")]
+    pub completed_at_ms: i64,
+    /// Offset the next log record gets.
+    #[prost(uint64, tag = "17")]
+    pub log_count: u64,
+    #[prost(uint64, tag = "18")]
+    pub bytes_stored: u64,
+    #[prost(uint64, tag = "19")]
+    pub revision: u64,
+    #[prost(string, tag = "20")]
+    pub trace_id: String,
+    #[prost(bool, tag = "21")]
+    pub external: bool,
+    #[prost(bool, tag = "22")]
+    pub cancel_requested: bool,
+    /// Hash of the idempotency key, empty without one or after it was freed.
+    #[prost(bytes = "vec", tag = "23")]
+    pub idempotency: Vec<u8>,
+    /// Where in the ready index the job was put.
+    #[prost(uint64, tag = "24")]
+    pub ready_seq: u64,
+    /// The spec row's bytes, when they are few.
+    #[prost(bytes = "vec", tag = "25")]
+    pub inline_spec: Vec<u8>,
+    /// Log records below this offset were deleted.
+    #[prost(uint64, tag = "26")]
+    pub logs_from: u64,
+}
+
+impl JobRow {
+    pub fn job_state(&self) -> Result<JobState, Refusal> {
+        state_from(self.state).ok_or_else(|| damaged(format!("job state {}", self.state)))
+    }
+
+    pub fn set_state(&mut self, state: JobState) {
+        self.state = state_number(state);
+    }
+
+    pub fn priority(&self) -> Priority {
+        match self.priority {
+            1 => Priority::Low,
+            3 => Priority::High,
+            _ => Priority::Normal,
+        }
+    }
+
+    pub fn job_type(&self) -> Result<JobType, Refusal> {
+        JobType::parse(&self.job_type).map_err(|_| damaged("job type"))
+    }
+
+    pub fn tenant(&self) -> Result<Tenant, Refusal> {
+        Tenant::parse(&self.tenant).map_err(|_| damaged("tenant"))
+    }
+
+    /// Tasks that have not ended, the manifest's own included.
+    pub fn open_tasks(&self) -> u32 {
+        let manifest = u32::from(!self.external && !self.manifest_stored);
+        (manifest + self.total).saturating_sub(self.completed + self.failed + self.canceled)
+    }
+
+    pub fn push_error(&mut self, failure: FailureRow) {
+        if self.errors.len() >= Job::ERRORS_MAX {
+            self.errors.remove(0);
+        }
+        self.errors.push(failure);
+    }
+
+    pub fn into_job(self, id: JobId) -> Result<Job, Refusal> {
+        Ok(Job {
+            id,
+            state: self.job_state()?,
+            job_type: self.job_type()?,
+            tenant: self.tenant()?,
+            priority: self.priority(),
+            phase: self.phase,
+            total: self.total,
+            completed: self.completed,
+            failed: self.failed,
+            canceled: self.canceled,
+            manifest_bucket: self.manifest_bucket,
+            manifest_key: self.manifest_key,
+            manifest_stored: self.manifest_stored,
+            errors: self.errors.into_iter().map(FailureRow::into_failure).collect::<Result<_, _>>()?,
+            created_at_ms: self.created_at_ms,
+            updated_at_ms: self.updated_at_ms,
+            completed_at_ms: self.completed_at_ms,
+            log_count: self.log_count,
+            bytes_stored: self.bytes_stored,
+            revision: self.revision,
+            trace_id: self.trace_id,
+            external: self.external,
+            cancel_requested: self.cancel_requested,
+        })
+    }
+}
+
+pub fn priority_number(priority: Priority) -> u32 {
+    match priority {
+        Priority::Low => 1,
+        Priority::Normal => 2,
+        Priority::High => 3,
+    }
+}
+
+pub fn state_number(state: JobState) -> u32 {
+    match state {
+        JobState::Queued => 1,
+        JobState::InProgress => 2,
+        JobState::Partial => 3,
+        JobState::Completed => 4,
+        JobState::Failed => 5,
+        JobState::Canceled => 6,
+    }
+}
+
+pub fn state_from(number: u32) -> Option<JobState> {
+    JobState::ALL.into_iter().find(|state| state_number(*state) == number)
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct LogRow {
+    #[prost(string, tag = "1")]
+    pub resource_id: String,
+    #[prost(uint32, tag = "2")]
+    pub level: u32,
+    #[prost(int64, tag = "3")]
+    pub timestamp_ms: i64,
+    #[prost(string, tag = "4")]
+    pub message: String,
+    #[prost(btree_map = "string, string", tag = "5")]
+    pub fields: Pairs,
+    #[prost(string, tag = "6")]
+    pub trace_id: String,
+}
+
+impl LogRow {
+    pub fn from_log(log: NewLog) -> Self {
+        let level = LogLevel::ALL.iter().position(|l| *l == log.level).unwrap_or(0);
+        Self {
+            resource_id: log.resource_id,
+            level: u32::try_from(level).unwrap_or(0),
+            timestamp_ms: log.timestamp_ms,
+            message: log.message,
+            fields: log.fields,
+            trace_id: log.trace_id,
+        }
+    }
+
+    pub fn into_record(self, job: JobId, offset: u64) -> Result<LogRecord, Refusal> {
+        let index = usize::try_from(self.level).unwrap_or(usize::MAX);
+        let level = *LogLevel::ALL.get(index).ok_or_else(|| damaged("log level"))?;
+        let entry = NewLog {
+            resource_id: self.resource_id,
+            level,
+            timestamp_ms: self.timestamp_ms,
+            message: self.message,
+            fields: self.fields,
+            trace_id: self.trace_id,
+        };
+        Ok(LogRecord { job, offset, stream: LogStream::Job, entry })
+    }
+}

@@ -1,0 +1,283 @@
+//! The store on a real database in a temporary folder: what is acknowledged is there after reopening, and damage is named.
+
+use std::path::Path;
+
+use crate::model::*;
+use crate::store::*;
+use crate::telemetry::Metrics;
+
+fn reopen(dir: &Path) -> Opened {
+    open(dir, &Options::default(), Metrics::new()).unwrap()
+}
+
+fn new_job(n: u64, resources: usize) -> NewJob {
+    let tasks: Vec<TaskSpec> = (0..resources)
+        .map(|i| TaskSpec { resource_id: format!("r{i}"), url: format!("http://h/{n}/{i}"), ..TaskSpec::default() })
+        .collect();
+    let resources = tasks
+        .iter()
+        .map(|task| Resource { id: task.resource_id.clone(), url: task.url.clone(), ..Resource::default() })
+        .collect();
+    let mut id = *JobId::first_at_ms(1_000).as_bytes();
+    id[8..].copy_from_slice(&n.to_be_bytes());
+    NewJob {
+        id: JobId::from_bytes(id),
+        job_type: JobType::default(),
+        tenant: Tenant::default(),
+        priority: Priority::Normal,
+        trace_id: String::new(),
+        external: false,
+        idempotency: Some(Idempotency { key: [u8::try_from(n % 256).unwrap(); 16], body: [7; 32] }),
+        manifest: Manifest {
+            metadata_json: "{}".into(),
+            attributes_json: "{}".into(),
+            resources,
+            ..Manifest::default()
+        },
+        tasks,
+        manifest_bucket: "fetchbox".into(),
+        manifest_key: format!("manifests/{n}"),
+        now_ms: 1_000,
+        open_tasks_max: 1_000_000,
+    }
+}
+
+async fn admit(store: &Store, job: NewJob) -> Result<Admitted, Refusal> {
+    let (send, wait) = tokio::sync::oneshot::channel();
+    store.admit(job, move |result| send.send(result).unwrap());
+    wait.await.unwrap()
+}
+
+async fn lease_all(opened: &Opened) -> Vec<Lease> {
+    let page = opened.reader.ready_after(Priority::Normal, 0, 1_000).unwrap();
+    let mut wants = Vec::new();
+    for entry in &page.entries {
+        for index in &entry.tasks {
+            let task = TaskRef { job: entry.plan.job, index: *index };
+            wants.push(LeaseWant { task, from: entry.key, until_ms: 9_000 });
+        }
+    }
+    let spent = page.entries.iter().map(|entry| entry.key).collect();
+    opened.store.lease(wants, spent, 2_000).await.unwrap().into_iter().flatten().collect()
+}
+
+fn settlement(lease: &Lease, end: End) -> Settlement {
+    Settlement {
+        task: lease.task,
+        epoch: lease.epoch,
+        now_ms: 3_000,
+        started_at_ms: 2_000,
+        end,
+        log: Some(NewLog::default()),
+    }
+}
+
+fn done(lease: &Lease) -> Settlement {
+    let end = if lease.task.is_manifest() { End::ManifestStored } else { End::Stored(StoredObject::default()) };
+    settlement(lease, end)
+}
+
+fn dead(lease: &Lease) -> Settlement {
+    let mut failure = Failure::new(FailureCode::DownloadNotFound, "404").with("host", "h:80");
+    failure.at_ms = 3_000;
+    settlement(lease, End::Dead(failure))
+}
+
+fn checked(dir: &Path) {
+    let report = check(dir).unwrap();
+    assert!(report.is_clean(), "{:#?}", report.problems);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acknowledged_job_is_there_after_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = reopen(dir.path());
+    let jobs: Vec<_> = (1..=20).map(|n| new_job(n, 3)).collect();
+    for job in &jobs {
+        assert!(!admit(&opened.store, job.clone()).await.unwrap().duplicate);
+    }
+    assert!(admit(&opened.store, new_job(3, 3)).await.unwrap().duplicate);
+    let other = NewJob { idempotency: Some(Idempotency { key: [3; 16], body: [8; 32] }), ..new_job(90, 1) };
+    assert_eq!(admit(&opened.store, other).await.unwrap_err().code, RefusalCode::AlreadyExists);
+    drop(opened);
+    checked(dir.path());
+    let opened = reopen(dir.path());
+    for job in &jobs {
+        assert_eq!(opened.reader.job(job.id).unwrap().unwrap().state, JobState::Queued);
+        assert_eq!(opened.reader.manifest(job.id).unwrap().unwrap(), job.manifest);
+    }
+    assert_eq!(opened.reader.counters().tasks_open, 80);
+    assert_eq!(lease_all(&opened).await.len(), 80);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_counts_once_and_only_from_the_lease_that_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = reopen(dir.path());
+    let job = new_job(1, 2);
+    admit(&opened.store, job.clone()).await.unwrap();
+    let leases = lease_all(&opened).await;
+    assert_eq!(leases.len(), 3, "the manifest and two resources");
+    let stale = Lease { epoch: leases[1].epoch + 100, ..leases[1] };
+    assert_eq!(opened.store.settle(vec![done(&stale)]).await.unwrap(), [Settled::Stale]);
+    let first = opened.store.settle(vec![done(&leases[0]), done(&leases[1]), done(&leases[1])]).await.unwrap();
+    assert_eq!(first, [Settled::Applied { ended: None }, Settled::Applied { ended: None }, Settled::Stale]);
+    let last = opened.store.settle(vec![dead(&leases[2])]).await.unwrap();
+    assert_eq!(last, [Settled::Applied { ended: Some(JobState::Partial) }]);
+    let seen = opened.reader.job(job.id).unwrap().unwrap();
+    assert_eq!((seen.completed, seen.failed, seen.log_count), (1, 1, 3));
+    assert_eq!(opened.reader.owed_after(JobId::MIN, 9).unwrap(), [(job.id, seen.revision)]);
+    opened.store.finalized(job.id, seen.revision, None).await.unwrap();
+    assert!(opened.reader.owed_after(JobId::MIN, 9).unwrap().is_empty());
+    drop(opened);
+    checked(dir.path());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tasks_in_flight_at_a_crash_run_again_without_losing_an_attempt() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = reopen(dir.path());
+    admit(&opened.store, new_job(1, 2)).await.unwrap();
+    let leases = lease_all(&opened).await;
+    drop(opened);
+    checked(dir.path());
+    let opened = reopen(dir.path());
+    assert_eq!(opened.store.void_leases(5_000, 20).await.unwrap(), 3);
+    assert_eq!(opened.store.settle(vec![done(&leases[0])]).await.unwrap(), [Settled::Stale]);
+    let due = opened.reader.due_after(DueCursor { at_ms: 0, task: None }, 5_000, 9).unwrap();
+    assert_eq!(due.len(), 3);
+    let want = |entry: &DueEntry| LeaseWant {
+        task: entry.task,
+        from: QueueKey::Due { at_ms: entry.at_ms, task: entry.task },
+        until_ms: 9_000,
+    };
+    let again = opened.store.lease(due.iter().map(want).collect(), vec![], 6_000).await.unwrap();
+    assert!(again.iter().flatten().all(|lease| lease.attempt == 1 && lease.epoch > 3));
+    assert_eq!(again.iter().flatten().count(), 3);
+    let twice = opened.store.lease(due.iter().map(want).collect(), vec![], 6_000).await.unwrap();
+    assert!(twice.iter().all(Option::is_none));
+    drop(opened);
+    checked(dir.path());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancel_retry_and_replay_keep_every_counter_true() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = reopen(dir.path());
+    let (a, b) = (new_job(1, 3), new_job(2, 2));
+    admit(&opened.store, a.clone()).await.unwrap();
+    let canceled = opened.store.cancel(a.id, "no".into(), 1_500).await.unwrap();
+    assert_eq!((canceled.job.state, canceled.job.canceled), (JobState::Queued, 3));
+    let due = opened.reader.due_after(DueCursor { at_ms: 0, task: None }, 2_000, 9).unwrap();
+    assert_eq!(due.iter().map(|entry| entry.task).collect::<Vec<_>>(), [TaskRef::manifest(a.id)]);
+    let from = QueueKey::Due { at_ms: due[0].at_ms, task: due[0].task };
+    let lease =
+        opened.store.lease(vec![LeaseWant { task: due[0].task, from, until_ms: 9 }], vec![], 2_000).await.unwrap();
+    opened.store.settle(vec![done(&lease[0].unwrap())]).await.unwrap();
+    assert_eq!(opened.reader.job(a.id).unwrap().unwrap().state, JobState::Canceled);
+    let (job, reopened) = opened.store.retry(a.id, vec![], 2_500).await.unwrap();
+    assert_eq!((job.state, reopened), (JobState::InProgress, 3));
+
+    admit(&opened.store, b.clone()).await.unwrap();
+    let leases = lease_all(&opened).await;
+    let ends = leases.iter().map(|lease| if lease.task.is_manifest() { done(lease) } else { dead(lease) }).collect();
+    opened.store.settle(ends).await.unwrap();
+    let letters = opened.reader.dead_letters(None, 9).unwrap();
+    assert_eq!(letters.len(), 2);
+    let fresh = |n| FreshJob { id: new_job(n, 1).id, manifest_bucket: "b".into(), manifest_key: "k".into() };
+    assert_eq!(opened.store.replay(letters[0].id, fresh(70), 4_000).await.unwrap().job, b.id);
+    assert!(opened.store.replay(letters[0].id, fresh(71), 4_000).await.is_err(), "a letter is replayed once");
+    assert_eq!(opened.store.prune(vec![Prune::Job(b.id)]).await.unwrap(), 0, "an active job is not deleted");
+    drop(opened);
+    checked(dir.path());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_outlives_its_job_and_is_replayed_in_a_new_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = reopen(dir.path());
+    let job = new_job(1, 1);
+    admit(&opened.store, job.clone()).await.unwrap();
+    let leases = lease_all(&opened).await;
+    opened.store.settle(vec![done(&leases[0]), dead(&leases[1])]).await.unwrap();
+    assert_eq!(opened.store.prune(vec![Prune::Job(job.id)]).await.unwrap(), 1);
+    assert!(opened.reader.job(job.id).unwrap().is_none());
+    assert!(!admit(&opened.store, new_job(4, 1)).await.unwrap().duplicate);
+    let letter = opened.reader.dead_letters(None, 9).unwrap().remove(0);
+    let fresh = FreshJob { id: new_job(70, 1).id, manifest_bucket: "b".into(), manifest_key: "k".into() };
+    let replayed = opened.store.replay(letter.id, fresh, 4_000).await.unwrap();
+    let task = opened.reader.task(TaskRef { job: replayed.job, index: replayed.task }).unwrap().unwrap();
+    assert_eq!(task.replay_of, letter.id.to_string());
+    assert_eq!(task.spec.url, job.tasks[0].url);
+    drop(opened);
+    checked(dir.path());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_in_a_synced_journal_never_loses_a_job_in_silence() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("home");
+    std::fs::create_dir(&home).unwrap();
+    let opened = reopen(&home);
+    for n in 1..=40 {
+        admit(&opened.store, new_job(n, 2)).await.unwrap();
+    }
+    drop(opened);
+    let (_, journal) = journal::files(&home.join("db")).unwrap().pop().unwrap();
+    let audit = journal::audit(&home.join("db"), |_| ()).unwrap();
+    assert_eq!(audit.last.map(|(sequence, _)| sequence), Some(40));
+    assert_eq!(audit.damage, None);
+    let used = std::fs::read(&journal).unwrap().iter().rposition(|byte| *byte != 0).unwrap();
+    let mut rng = fastrand::Rng::with_seed(7);
+    for _ in 0..20 {
+        let bit = rng.usize(0..used * 8);
+        let bytes = std::fs::read(&journal).unwrap();
+        let mut flipped = bytes.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(&journal, &flipped).unwrap();
+        match open(&home, &Options::default(), Metrics::new()) {
+            Ok(_) => panic!("bit {bit} was not noticed"),
+            Err(OpenError::Damaged(_)) => {}
+            Err(other) => panic!("bit {bit}: {other}"),
+        }
+        assert_eq!(std::fs::read(&journal).unwrap(), flipped, "a refusal changes nothing");
+        std::fs::write(&journal, &bytes).unwrap();
+    }
+    assert_eq!(reopen(&home).reader.counters().tasks_open, 120);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_readable_of_a_damaged_directory_is_salvaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("home");
+    std::fs::create_dir(&home).unwrap();
+    let opened = reopen(&home);
+    for n in 1..=10 {
+        admit(&opened.store, new_job(n, 2)).await.unwrap();
+    }
+    drop(opened);
+    let (_, journal) = journal::files(&home.join("db")).unwrap().pop().unwrap();
+    let mut bytes = std::fs::read(&journal).unwrap();
+    let used = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    bytes[used / 2] ^= 1;
+    std::fs::write(&journal, &bytes).unwrap();
+    assert!(!check(&home).unwrap().is_clean());
+    let into = dir.path().join("saved");
+    let report = salvage(&home, &into).unwrap();
+    assert!(report.jobs >= 3 && report.jobs < 10, "{report:?}");
+    assert!(!report.lost.is_empty());
+    checked(&into);
+    assert_eq!(reopen(&into).reader.jobs_after(JobId::MIN, 99).unwrap().len() as u64, report.jobs);
+}
+
+#[test]
+fn a_foreign_or_half_gone_directory_is_refused_with_its_path() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(reopen(dir.path()));
+    std::fs::write(dir.path().join("VERSION"), "fetchbox-data 9\n").unwrap();
+    let refused = |dir: &Path| open(dir, &Options::default(), Metrics::new()).err().unwrap().to_string();
+    assert!(refused(dir.path()).contains("fetchbox-data 9"));
+    std::fs::write(dir.path().join("VERSION"), open::VERSION).unwrap();
+    std::fs::remove_file(dir.path().join("mark")).unwrap();
+    assert!(refused(dir.path()).contains("mark"));
+}

@@ -1,0 +1,213 @@
+//! A commit group while it is being built: what the verbs of one group see and change.
+//!
+//! Owns: the overlay of rows not yet written, undo of a verb that failed, the group's totals. Must not know: syncing, waiting,
+//! who asked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+
+use prost::Message;
+
+use super::keys::{self, Family, Key};
+use super::records::{self, JobRow, LogRow, TaskRow};
+use super::spaces::Spaces;
+use crate::model::{Controls, FailureCode, JobId, JobState, NewLog, Refusal, TaskRef};
+
+/// Totals and allocators, small enough to be copied before each verb.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tally {
+    /// By position in [`JobState::ALL`].
+    pub jobs: [u64; JobState::ALL.len()],
+    pub tasks_open: u64,
+    pub tasks_leased: u64,
+    /// By position in [`FailureCode::ALL`].
+    pub dead_letters: [u64; FailureCode::ALL.len()],
+    pub dead_letter_bytes: u64,
+    pub next_epoch: u64,
+    /// By class, high first.
+    pub next_ready: [u64; 3],
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self {
+            jobs: [0; JobState::ALL.len()],
+            tasks_open: 0,
+            tasks_leased: 0,
+            dead_letters: [0; FailureCode::ALL.len()],
+            dead_letter_bytes: 0,
+            next_epoch: 1,
+            next_ready: [1; 3],
+        }
+    }
+}
+
+impl Tally {
+    /// Moves a job between the state counters.
+    pub fn count_state(&mut self, from: Option<JobState>, to: Option<JobState>) {
+        for (state, count) in JobState::ALL.into_iter().zip(&mut self.jobs) {
+            if from == Some(state) {
+                *count = count.saturating_sub(1);
+            }
+            if to == Some(state) {
+                *count += 1;
+            }
+        }
+    }
+
+    pub fn count_letter(&mut self, code: FailureCode, added: bool, bytes: u64) {
+        if let Some(count) = self.dead_letters.get_mut(code as usize) {
+            *count = if added { *count + 1 } else { count.saturating_sub(1) };
+        }
+        let total = &mut self.dead_letter_bytes;
+        *total = if added { *total + bytes } else { total.saturating_sub(bytes) };
+    }
+}
+
+pub struct Tx<'a> {
+    spaces: &'a Spaces,
+    overlay: BTreeMap<Key, Option<Vec<u8>>>,
+    /// What the running verb replaced, for undo.
+    undo: Vec<(Key, Option<Option<Vec<u8>>>)>,
+    pub tally: Tally,
+    /// The switches, when this group turned one.
+    pub controls: Option<Controls>,
+    /// Epochs given and ended by this group.
+    pub leased: Vec<u64>,
+    pub unleased: Vec<u64>,
+    /// Ready entries of which nothing is left, as class and sequence.
+    pub spent: Vec<(usize, u64)>,
+    /// Jobs whose watchers wake after the commit.
+    pub touched: BTreeSet<JobId>,
+    /// Dispatch may have something to do.
+    pub queue_moved: bool,
+}
+
+impl<'a> Tx<'a> {
+    pub fn new(spaces: &'a Spaces, tally: Tally) -> Self {
+        Self {
+            spaces,
+            overlay: BTreeMap::new(),
+            undo: Vec::new(),
+            tally,
+            controls: None,
+            leased: Vec::new(),
+            unleased: Vec::new(),
+            spent: Vec::new(),
+            touched: BTreeSet::new(),
+            queue_moved: false,
+        }
+    }
+
+    /// Runs one verb: on an error nothing of it stays.
+    pub fn verb<T>(&mut self, verb: impl FnOnce(&mut Self) -> Result<T, Refusal>) -> Result<T, Refusal> {
+        self.undo.clear();
+        let tally = self.tally;
+        let lengths = (self.leased.len(), self.unleased.len(), self.spent.len());
+        let result = verb(self);
+        if result.is_err() {
+            self.tally = tally;
+            self.leased.truncate(lengths.0);
+            self.unleased.truncate(lengths.1);
+            self.spent.truncate(lengths.2);
+            for (key, before) in std::mem::take(&mut self.undo).into_iter().rev() {
+                match before {
+                    Some(before) => self.overlay.insert(key, before),
+                    None => self.overlay.remove(&key),
+                };
+            }
+        }
+        result
+    }
+
+    pub fn get(&self, key: &Key) -> Result<Option<Vec<u8>>, Refusal> {
+        match self.overlay.get(key) {
+            Some(value) => Ok(value.clone()),
+            None => Ok(self.spaces.get(key)?.map(|value| value.to_vec())),
+        }
+    }
+
+    pub fn put(&mut self, key: Key, value: Vec<u8>) {
+        self.set(key, Some(value));
+    }
+
+    pub fn put_row(&mut self, key: Key, row: &impl Message) {
+        self.set(key, Some(row.encode_to_vec()));
+    }
+
+    pub fn delete(&mut self, key: Key) {
+        self.set(key, None);
+    }
+
+    fn set(&mut self, key: Key, value: Option<Vec<u8>>) {
+        let before = self.overlay.insert(key.clone(), value);
+        self.undo.push((key, before));
+    }
+
+    /// Rows whose keys begin with `prefix`, at most `limit`, this group's own changes included.
+    pub fn scan(&self, prefix: &Key, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Refusal> {
+        let end = Key { space: prefix.space, bytes: keys::after_prefix(&prefix.bytes) };
+        self.scan_range(prefix, &end, limit)
+    }
+
+    /// The same from one key up to, not including, another of the same keyspace.
+    pub fn scan_range(&self, from: &Key, end: &Key, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Refusal> {
+        let changed: Vec<_> = self.overlay.range((Bound::Included(from), Bound::Excluded(end))).collect();
+        let mut rows: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+        for row in self.spaces.range(from.space, &from.bytes, &end.bytes) {
+            if rows.len() >= limit.saturating_add(changed.len()) {
+                break;
+            }
+            let (key, value) = row?;
+            rows.insert(key.to_vec(), value.to_vec());
+        }
+        for (key, value) in changed {
+            match value {
+                Some(value) => rows.insert(key.bytes.clone(), value.clone()),
+                None => rows.remove(&key.bytes),
+            };
+        }
+        Ok(rows.into_iter().take(limit).collect())
+    }
+
+    pub fn row<M: Message + Default>(&self, family: Family, key: &Key) -> Result<Option<M>, Refusal> {
+        let what = format!("{family:?}");
+        self.get(key)?.map(|bytes| records::decode(&what, &bytes)).transpose()
+    }
+
+    pub fn job(&self, id: JobId) -> Result<Option<JobRow>, Refusal> {
+        self.row(Family::Job, &keys::job(id))
+    }
+
+    /// NOT_FOUND when there is none.
+    pub fn job_or_refuse(&self, id: JobId) -> Result<JobRow, Refusal> {
+        self.job(id)?.ok_or_else(|| Refusal::not_found(format!("job {id}")).with_job(id))
+    }
+
+    /// Writes a changed job: one revision further, its watchers woken.
+    pub fn put_job(&mut self, id: JobId, mut row: JobRow, now_ms: i64) {
+        row.revision += 1;
+        row.updated_at_ms = now_ms.max(row.updated_at_ms);
+        self.put_row(keys::job(id), &row);
+        self.touched.insert(id);
+    }
+
+    pub fn task(&self, task: TaskRef) -> Result<Option<TaskRow>, Refusal> {
+        self.row(Family::Task, &keys::task(task))
+    }
+
+    pub fn put_task(&mut self, task: TaskRef, row: &TaskRow) {
+        self.put_row(keys::task(task), row);
+    }
+
+    /// Appends to the job's record sequence; `row` is the job's, to be written by the caller.
+    pub fn append_log(&mut self, id: JobId, row: &mut JobRow, log: NewLog) {
+        self.put_row(keys::log(id, row.log_count), &LogRow::from_log(log));
+        row.log_count += 1;
+    }
+
+    /// The group's rows, in key order.
+    pub fn take_changes(&mut self) -> BTreeMap<Key, Option<Vec<u8>>> {
+        std::mem::take(&mut self.overlay)
+    }
+}
