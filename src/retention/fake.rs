@@ -169,13 +169,13 @@ impl World for Fake {
         let range = state.tasks.range(TaskRef { job: id, index: from }..TaskRef::manifest(id));
         Ok(range.take(rows).map(|(_, task)| task.clone()).collect())
     }
-    fn task_state(&self, task: TaskRef) -> Result<Option<TaskState>, Refusal> {
-        Ok(self.state().tasks.get(&task).map(|task| task.state.clone()))
+    fn holds_lease(&self, task: TaskRef, epoch: u64) -> Result<bool, Refusal> {
+        let leased = |task: &Task| matches!(task.state, TaskState::Leased { epoch: held, .. } if held == epoch);
+        Ok(self.state().tasks.get(&task).is_some_and(leased))
     }
-    fn first_log(&self, id: JobId) -> Result<Option<u64>, Refusal> {
+    fn logs_from(&self, id: JobId) -> Result<u64, Refusal> {
         let state = self.state();
-        let Some(job) = state.jobs.get(&id) else { return Ok(None) };
-        Ok(Some(state.logs_from(job)).filter(|from| *from < job.log_count))
+        Ok(state.jobs.get(&id).map_or(0, |job| state.logs_from(job)))
     }
     fn has_key(&self, id: JobId) -> Result<bool, Refusal> {
         Ok(self.state().keys.contains(&id))

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::model::{CleanupKind, Job, JobId, TaskState};
+use crate::model::{CleanupKind, Job, JobId};
 use crate::store::UploadRecord;
 
 use super::Options;
@@ -91,19 +91,8 @@ pub fn judge(job: &Job, cutoffs: &Cutoffs, kinds: &BTreeSet<CleanupKind>) -> Ver
     if logs || key { Verdict::Parts { logs, key } } else { Verdict::Keep }
 }
 
-/// Nobody will finish the upload: the attempt that began it has ended, and long enough ago.
-pub fn is_abandoned(upload: &UploadRecord, task: Option<&TaskState>, cutoff: Cutoff) -> bool {
-    let held = match task {
-        Some(TaskState::Leased { epoch, .. }) => *epoch == upload.epoch,
-        Some(
-            TaskState::Ready
-            | TaskState::RetryWait { .. }
-            | TaskState::Done { .. }
-            | TaskState::Dead { .. }
-            | TaskState::Canceled,
-        )
-        | None => false,
-    };
+/// Nobody will finish the upload: no lease of its epoch holds the task any more, and it was begun long enough ago.
+pub fn is_abandoned(upload: &UploadRecord, held: bool, cutoff: Cutoff) -> bool {
     !held && is_past(upload.begun_at_ms, cutoff)
 }
 
@@ -178,10 +167,8 @@ mod tests {
         let task = TaskRef { job: JobId::MIN, index: TaskIndex(0) };
         let (bucket, key, upload_id) = ("b".into(), "k".into(), "u".into());
         let upload = UploadRecord { task, epoch: 7, bucket, key, upload_id, begun_at_ms: 10 };
-        let leased = |epoch| TaskState::Leased { until_ms: 0, epoch };
-        assert!(!is_abandoned(&upload, Some(&leased(7)), Some(i64::MAX)));
-        assert!(is_abandoned(&upload, Some(&leased(8)), Some(11)));
-        assert!(is_abandoned(&upload, None, Some(11)) && !is_abandoned(&upload, None, Some(10)));
-        assert!(!is_abandoned(&upload, None, None));
+        assert!(!is_abandoned(&upload, true, Some(i64::MAX)));
+        assert!(is_abandoned(&upload, false, Some(11)) && !is_abandoned(&upload, false, Some(10)));
+        assert!(!is_abandoned(&upload, false, None));
     }
 }

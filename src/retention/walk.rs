@@ -218,8 +218,8 @@ impl Walk {
         self.report.more |= examined == UPLOADS_MAX;
         let mut dropped = 0;
         for upload in uploads {
-            let state = world.task_state(upload.task)?;
-            if !policy::is_abandoned(&upload, state.as_ref(), cutoff) {
+            let held = world.holds_lease(upload.task, upload.epoch)?;
+            if !policy::is_abandoned(&upload, held, cutoff) {
                 continue;
             }
             if self.allow(1) == 0 {
@@ -310,7 +310,7 @@ impl Walk {
         if !matches!(self.verdict(job), Verdict::Parts { logs: true, .. }) {
             return Ok(None);
         }
-        let Some(mut from) = world.first_log(job.id)?.filter(|first| *first < job.log_count) else { return Ok(None) };
+        let mut from = world.logs_from(job.id)?.min(job.log_count);
         let until = from + self.allow(job.log_count - from);
         self.report.reclaimed_bytes += (until - from) * policy::LOG_BYTES;
         while until - from > GROUP_ROWS_MAX {
@@ -365,7 +365,7 @@ pub async fn trim_long_log<W: World>(world: &W, job: &Job) -> Result<(), Refusal
     if job.log_count <= GROUP_ROWS_MAX {
         return Ok(());
     }
-    let Some(mut until) = world.first_log(job.id)? else { return Ok(()) };
+    let mut until = world.logs_from(job.id)?;
     while until + GROUP_ROWS_MAX < job.log_count {
         until += GROUP_ROWS_MAX;
         world.prune(vec![Prune::Logs { job: job.id, until }]).await?;

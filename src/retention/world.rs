@@ -4,7 +4,7 @@
 
 use std::future::Future;
 
-use crate::model::{DeadLetter, DeadLetterId, Job, JobId, Refusal, RefusalCode, Task, TaskIndex, TaskRef, TaskState};
+use crate::model::{DeadLetter, DeadLetterId, Job, JobId, Refusal, RefusalCode, Task, TaskIndex, TaskRef};
 use crate::objects::{self, ErrorKind, Objects, Place};
 use crate::store::{Prune, Reader, Store, UploadRecord};
 
@@ -14,9 +14,10 @@ pub trait World: Send + Sync {
     /// Oldest first.
     fn jobs_after(&self, after: JobId, rows: usize) -> Result<Vec<Job>, Refusal>;
     fn tasks(&self, id: JobId, from: TaskIndex, rows: usize) -> Result<Vec<Task>, Refusal>;
-    fn task_state(&self, task: TaskRef) -> Result<Option<TaskState>, Refusal>;
-    /// Offset of the first log record that is kept; None: none is.
-    fn first_log(&self, id: JobId) -> Result<Option<u64>, Refusal>;
+    /// Whether a lease of this epoch holds the task now.
+    fn holds_lease(&self, task: TaskRef, epoch: u64) -> Result<bool, Refusal>;
+    /// The oldest log offset that is kept; the job's `log_count` when none is.
+    fn logs_from(&self, id: JobId) -> Result<u64, Refusal>;
     fn has_key(&self, id: JobId) -> Result<bool, Refusal>;
     fn letter(&self, id: DeadLetterId) -> Result<Option<DeadLetter>, Refusal>;
     /// Oldest first.
@@ -55,11 +56,11 @@ impl World for Live {
     fn tasks(&self, id: JobId, from: TaskIndex, rows: usize) -> Result<Vec<Task>, Refusal> {
         self.reader.tasks(id, from, rows)
     }
-    fn task_state(&self, task: TaskRef) -> Result<Option<TaskState>, Refusal> {
-        Ok(self.reader.task(task)?.map(|task| task.state))
+    fn holds_lease(&self, task: TaskRef, epoch: u64) -> Result<bool, Refusal> {
+        self.reader.holds_lease(task, epoch)
     }
-    fn first_log(&self, id: JobId) -> Result<Option<u64>, Refusal> {
-        Ok(self.reader.logs(id, 0, 1)?.first().map(|record| record.offset))
+    fn logs_from(&self, id: JobId) -> Result<u64, Refusal> {
+        self.reader.logs_from(id)
     }
     fn has_key(&self, id: JobId) -> Result<bool, Refusal> {
         self.reader.has_idempotency_key(id)
