@@ -92,7 +92,10 @@ impl Finalizer {
         }
         let rest = async { while state.running.join_next().await.is_some() {} };
         if tokio::time::timeout(STOP_GRACE, rest).await.is_err() {
-            tracing::warn!(hooks = state.running.len(), "finalize hooks did not end in time; they are called again at the next start");
+            tracing::warn!(
+                hooks = state.running.len(),
+                "finalize hooks did not end in time; they are called again at the next start"
+            );
         }
         state.running.shutdown().await;
     }

@@ -15,6 +15,8 @@ mod calls;
 mod class;
 mod effects;
 mod engine;
+#[cfg(test)]
+mod engine_test;
 mod finalize;
 mod gate;
 mod handle;

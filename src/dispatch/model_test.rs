@@ -12,8 +12,8 @@ use super::plan::Planner;
 use super::settle::Attempted;
 use super::window::{DuePage, Fetched, Reads, Taken};
 use crate::model::{
-    ControlChange, Controls, Failure, FailureCode, JobId, JobType, Priority, StoredObject, TaskIndex, TaskRef, TaskSpec,
-    Tenant,
+    ControlChange, Controls, Failure, FailureCode, JobId, JobType, Priority, StoredObject, TaskIndex, TaskRef,
+    TaskSpec, Tenant,
 };
 use crate::store::{DueCursor, End, Lease, Plan, QueueKey, ReadyEntry, ReadyPage};
 use crate::worker::Outcome;
@@ -22,7 +22,7 @@ const HOSTS: [&str; 4] = ["a", "b", "c", "d"];
 const TYPES: [&str; 2] = ["x", "y"];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     Ready,
     Due(i64),
     Leased,
@@ -31,15 +31,15 @@ enum State {
 
 /// A queue so simple that it is plainly right.
 #[derive(Default)]
-struct Queue {
-    jobs: Vec<Arc<Plan>>,
+pub(super) struct Queue {
+    pub jobs: Vec<Arc<Plan>>,
     /// Row of each job in the ready index, until spent.
-    rows: BTreeMap<(Priority, u64), usize>,
-    states: BTreeMap<TaskRef, State>,
+    pub rows: BTreeMap<(Priority, u64), usize>,
+    pub states: BTreeMap<TaskRef, State>,
 }
 
 impl Queue {
-    fn submit(&mut self, priority: Priority, hosts: &[u8], job_type: &str, now: i64) {
+    pub fn submit(&mut self, priority: Priority, hosts: &[u8], job_type: &str, now: i64) {
         let seq = self.jobs.len() as u64 + 1;
         let job = JobId::first_at_ms(seq as i64);
         let tasks: Vec<TaskSpec> = hosts
@@ -85,12 +85,15 @@ impl Queue {
                 let plan = self.jobs[*self.rows.get(&(priority, seq))?].clone();
                 Some(Row { key, tasks: self.ready_of(&plan), plan })
             }
-            QueueKey::Due { at_ms, task } => (self.states[&task] == State::Due(at_ms))
-                .then(|| Row { key, plan: self.plan(task.job), tasks: vec![task.index] }),
+            QueueKey::Due { at_ms, task } => (self.states[&task] == State::Due(at_ms)).then(|| Row {
+                key,
+                plan: self.plan(task.job),
+                tasks: vec![task.index],
+            }),
         }
     }
 
-    fn fetch(&self, reads: &Reads) -> Fetched {
+    pub fn fetch(&self, reads: &Reads) -> Fetched {
         let mut fetched = Fetched::default();
         for read in &reads.ready {
             let mut entries = Vec::new();
@@ -132,26 +135,48 @@ impl Queue {
         fetched
     }
 
-    fn lease(&mut self, taken: &Taken) -> Vec<bool> {
-        let had = taken.picks.iter().map(|pick| {
-            let fits = match pick.from {
-                QueueKey::Ready { .. } => self.states[&pick.task] == State::Ready,
-                QueueKey::Due { at_ms, .. } => self.states[&pick.task] == State::Due(at_ms),
+    pub fn lease(&mut self, picks: &[(TaskRef, QueueKey)], spent: &[QueueKey]) -> Vec<bool> {
+        let had = picks.iter().map(|(task, from)| {
+            let fits = match from {
+                QueueKey::Ready { .. } => self.states[task] == State::Ready,
+                QueueKey::Due { at_ms, .. } => self.states[task] == State::Due(*at_ms),
             };
             if fits {
-                self.states.insert(pick.task, State::Leased);
+                self.states.insert(*task, State::Leased);
             }
             fits
         });
         let had: Vec<bool> = had.collect();
-        for key in &taken.spent {
+        for key in spent {
             let row = self.row(*key);
-            assert!(row.is_none_or(|row| row.tasks.is_empty()), "{key:?} is spent but holds ready tasks: they are lost");
+            assert!(
+                row.is_none_or(|row| row.tasks.is_empty()),
+                "{key:?} is spent but holds ready tasks: they are lost"
+            );
             if let QueueKey::Ready { priority, seq } = key {
                 self.rows.remove(&(*priority, *seq));
             }
         }
         had
+    }
+
+    pub fn settle(&mut self, task: TaskRef, end: &End) {
+        let state = match end {
+            End::Retry { not_before_ms, .. } | End::Released { not_before_ms, .. } => State::Due(*not_before_ms),
+            End::Stored(_) | End::ManifestStored | End::Dead(_) => State::Done,
+        };
+        self.states.insert(task, state);
+    }
+
+    /// Every lease is void, as after a crash.
+    pub fn void(&mut self, now: i64) {
+        for state in self.states.values_mut().filter(|state| **state == State::Leased) {
+            *state = State::Due(now);
+        }
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.states.values().all(|state| *state == State::Done)
     }
 }
 
@@ -231,7 +256,8 @@ impl World {
             self.planner.lease_refused(taken, &mut self.hosts, self.now);
             return;
         }
-        let had = self.queue.lease(&taken);
+        let picks: Vec<_> = taken.picks.iter().map(|pick| (pick.task, pick.from)).collect();
+        let had = self.queue.lease(&picks, &taken.spent);
         self.planner.lease_answered();
         for (pick, had) in taken.picks.into_iter().zip(had) {
             if !had {
@@ -328,11 +354,7 @@ impl World {
             _ => Outcome::Stored(StoredObject::default()),
         };
         let settlement = self.planner.ended(&attempted, outcome, self.now, 0.5);
-        let state = match &settlement.end {
-            End::Retry { not_before_ms, .. } | End::Released { not_before_ms, .. } => State::Due(*not_before_ms),
-            End::Stored(_) | End::ManifestStored | End::Dead(_) => State::Done,
-        };
-        self.queue.states.insert(settlement.task, state);
+        self.queue.settle(settlement.task, &settlement.end);
         self.planner.settled(settlement.task, &settlement.end);
     }
 
@@ -379,9 +401,7 @@ impl World {
             }
             Event::Restart => {
                 self.running.clear();
-                for state in self.queue.states.values_mut().filter(|state| **state == State::Leased) {
-                    *state = State::Due(self.now);
-                }
+                self.queue.void(self.now);
                 self.planner = Planner::new(&self.options, self.controls.clone());
                 self.hosts = HostTable::new(self.options.per_host);
             }
@@ -401,7 +421,7 @@ impl World {
             while !self.running.is_empty() {
                 self.end(0, 7);
             }
-            if self.queue.states.values().all(|state| *state == State::Done) {
+            if self.queue.is_done() {
                 break;
             }
             self.now = self.planner.next_look_ms(&self.hosts, self.now).unwrap_or(self.now);
@@ -479,7 +499,10 @@ fn one_slow_host_with_more_work_than_the_window_holds_does_not_stop_the_others()
     }
     let last = world.queue.jobs.last().unwrap().job;
     let left = world.queue.states.range(TaskRef { job: last, index: TaskIndex(0) }..);
-    assert!(left.into_iter().all(|(_, state)| *state == State::Done), "the last job waits behind a host it does not use");
+    assert!(
+        left.into_iter().all(|(_, state)| *state == State::Done),
+        "the last job waits behind a host it does not use"
+    );
     assert_eq!(world.running.len(), 2);
     world.finish();
 }
@@ -531,4 +554,3 @@ fn while_storage_is_parked_one_probe_at_a_time_asks() {
     assert_eq!(world.running.len(), 8, "all go on at the first success");
     world.finish();
 }
-
