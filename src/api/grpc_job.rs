@@ -83,10 +83,7 @@ impl JobService for Door {
         .await
     }
 
-    async fn list_jobs(
-        &self,
-        request: Request<pb::ListJobsRequest>,
-    ) -> Result<Response<pb::ListJobsResponse>, Status> {
+    async fn list_jobs(&self, request: Request<pb::ListJobsRequest>) -> Result<Response<pb::ListJobsResponse>, Status> {
         self.once(Call::operator("ListJobs"), async {
             let request = request.into_inner();
             let filter = convert::job_filter(&request)?;
@@ -103,10 +100,7 @@ impl JobService for Door {
 
     type WatchJobStream = Answers<pb::Job>;
 
-    async fn watch_job(
-        &self,
-        request: Request<pb::WatchJobRequest>,
-    ) -> Result<Response<Self::WatchJobStream>, Status> {
+    async fn watch_job(&self, request: Request<pb::WatchJobRequest>) -> Result<Response<Self::WatchJobStream>, Status> {
         let request = request.into_inner();
         let id = convert::job_id("job_id", &request.job_id).map_err(|refusal| errors::status(&refusal))?;
         let jobs = self.api.ledger.watch(id, request.after_revision);
@@ -151,10 +145,7 @@ impl JobService for Door {
         .await
     }
 
-    async fn retry_job(
-        &self,
-        request: Request<pb::RetryJobRequest>,
-    ) -> Result<Response<pb::RetryJobResponse>, Status> {
+    async fn retry_job(&self, request: Request<pb::RetryJobRequest>) -> Result<Response<pb::RetryJobResponse>, Status> {
         self.once(Call::operator("RetryJob"), async {
             let request = request.into_inner();
             let id = convert::job_id("job_id", &request.job_id)?;
@@ -236,11 +227,12 @@ async fn take_items(
         match job.ok_or_else(|| Refusal::invalid("job", "is required")).and_then(convert::submission) {
             Err(refusal) => done(Err(refusal)),
             Ok(submission) => {
-                let submitted = ingest.submit(submission, move |result| {
-                    done(result.map(|job| {
-                        convert::submitted(job.job, job.manifest_key, job.resource_count, job.duplicate)
-                    }));
-                });
+                let submitted =
+                    ingest.submit(submission, move |result| {
+                        done(result.map(|job| {
+                            convert::submitted(job.job, job.manifest_key, job.resource_count, job.duplicate)
+                        }));
+                    });
                 submitted.await;
             }
         }
