@@ -1,6 +1,8 @@
 //! FetchBox: manifests in by socket, objects in the store, history by gRPC.
 #![forbid(unsafe_code)]
 
+pub mod api;
+pub mod client;
 pub mod clock;
 pub mod dispatch;
 pub mod handler;

@@ -39,11 +39,7 @@ pub(super) struct Depths {
 
 /// What the loop does outside itself.
 pub(super) trait Effects: Send + Sync + 'static {
-    fn void_leases(
-        &self,
-        now_ms: i64,
-        interrupted_max: u32,
-    ) -> impl Future<Output = Result<u64, Refusal>> + Send;
+    fn void_leases(&self, now_ms: i64, interrupted_max: u32) -> impl Future<Output = Result<u64, Refusal>> + Send;
     /// What could be read, and why the rest could not.
     fn read(&self, reads: Reads) -> impl Future<Output = (Fetched, Option<Refusal>)> + Send;
     fn lease(
@@ -162,8 +158,7 @@ impl Live {
                 return Outcome::Failed { failure, retry_after: None };
             }
         };
-        let place =
-            Place { bucket: candidate.job.manifest_bucket.clone(), key: candidate.job.manifest_key.clone() };
+        let place = Place { bucket: candidate.job.manifest_bucket.clone(), key: candidate.job.manifest_key.clone() };
         self.worker.store_manifest(place, Bytes::from(json)).await
     }
 }

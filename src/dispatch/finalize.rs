@@ -92,7 +92,10 @@ impl Finalizer {
         }
         let rest = async { while state.running.join_next().await.is_some() {} };
         if tokio::time::timeout(STOP_GRACE, rest).await.is_err() {
-            tracing::warn!(hooks = state.running.len(), "finalize hooks did not end in time; they are called again at the next start");
+            tracing::warn!(
+                hooks = state.running.len(),
+                "finalize hooks did not end in time; they are called again at the next start"
+            );
         }
         state.running.shutdown().await;
     }
@@ -108,8 +111,8 @@ impl Finalizer {
             let reader = self.reader.clone();
             let read = off_thread(move || reader.owed_after(after, LOOK_ROWS)).await.and_then(|read| read);
             state.next_look_ms = now_ms.saturating_add(LOOK_EVERY_MS);
-            let jobs = match read {
-                Ok(jobs) => jobs,
+            let jobs: Vec<JobId> = match read {
+                Ok(owed) => owed.into_iter().map(|(job, _)| job).collect(),
                 Err(refusal) => {
                     tracing::warn!(%refusal, "owed finalize hooks cannot be read");
                     state.look = None;
@@ -188,12 +191,12 @@ fn before(job: JobId) -> JobId {
 async fn call(store: &Store, reader: &Reader, registry: &Registry, clock: &Clock, id: JobId) -> Called {
     let source = reader.clone();
     // News and looking may both have found the job: what is owed no longer is not called again.
-    let read = move || match source.owed_after(before(id), 1)?.first() {
-        Some(owed) if *owed == id => source.job(id),
-        Some(_) | None => Ok(None),
+    let read = move || match source.owed(id)? {
+        Some(revision) => Ok(source.job(id)?.map(|job| (job, revision))),
+        None => Ok(None),
     };
-    let job = match off_thread(read).await.and_then(|read| read) {
-        Ok(Some(job)) => job,
+    let (job, revision) = match off_thread(read).await.and_then(|read| read) {
+        Ok(Some(owed)) => owed,
         Ok(None) => return Called::Done,
         Err(refusal) => return Called::Again(refusal.to_string()),
     };
@@ -212,12 +215,12 @@ async fn call(store: &Store, reader: &Reader, registry: &Registry, clock: &Clock
         }),
         Ok(Ok(())) => None,
     };
-    record(store, id, log).await
+    record(store, id, revision, log).await
 }
 
-async fn record(store: &Store, job: JobId, log: Option<NewLog>) -> Called {
+async fn record(store: &Store, job: JobId, revision: u64, log: Option<NewLog>) -> Called {
     loop {
-        match store.finalized(job, log.clone()).await {
+        match store.finalized(job, revision, log.clone()).await {
             Ok(()) => return Called::Done,
             Err(refusal) if is_busy(&refusal) => tokio::time::sleep(pause_of(&refusal)).await,
             Err(refusal) => return Called::Again(refusal.to_string()),

@@ -25,6 +25,8 @@ pub(super) struct Inner {
     pub reader: Reader,
     pub clock: Clock,
     pub ids: Arc<JobIds>,
+    pub default_bucket: String,
+    pub storage_prefix: String,
     pub inbox: Arc<Inbox>,
     pub leases: Arc<Leases>,
     pub owed: Owed,
@@ -83,7 +85,14 @@ impl Dispatch {
     pub async fn replay(&self, selector: DeadLetterSelector) -> Result<ReplayReport, Refusal> {
         let inner = &self.inner;
         let now_ms = inner.clock.now_ms();
-        let replay = Replay { store: &inner.store, reader: &inner.reader, ids: &inner.ids, now_ms };
+        let replay = Replay {
+            store: &inner.store,
+            reader: &inner.reader,
+            ids: &inner.ids,
+            default_bucket: &inner.default_bucket,
+            storage_prefix: &inner.storage_prefix,
+            now_ms,
+        };
         let report = replay.run(selector).await;
         // Also after an error: some may have been queued.
         inner.inbox.due_at(now_ms);

@@ -74,11 +74,7 @@ impl Row {
 
     /// None: the plan has no such task.
     pub fn candidate(&self, index: TaskIndex, job: &Arc<JobPart>) -> Option<Candidate> {
-        let spec = if index == TaskIndex::MANIFEST {
-            None
-        } else {
-            Some(self.plan.tasks.get(usize::from(index.0))?)
-        };
+        let spec = if index == TaskIndex::MANIFEST { None } else { Some(self.plan.tasks.get(usize::from(index.0))?) };
         let host = spec.map(|spec| Arc::from(host_of(&spec.url)));
         let since_ms = match self.key {
             QueueKey::Ready { .. } => self.plan.created_at_ms,
@@ -228,7 +224,8 @@ mod tests {
     #[test]
     fn rows_put_aside_come_back_oldest_first_and_once() {
         let lane = |host: &str| Arc::new(Lane { host: Some(host.into()), job_type: JobType::default() });
-        let key = |n: i64| QueueKey::Due { at_ms: n, task: TaskRef { job: JobId::first_at_ms(n), index: TaskIndex(0) } };
+        let key =
+            |n: i64| QueueKey::Due { at_ms: n, task: TaskRef { job: JobId::first_at_ms(n), index: TaskIndex(0) } };
         let mut aside = Aside::default();
         for n in (0..10).rev() {
             aside.add(JobId::first_at_ms(n), key(n), &lane(if n % 2 == 0 { "a" } else { "b" }));

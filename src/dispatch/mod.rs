@@ -180,6 +180,8 @@ impl Dispatcher {
             reader: deps.reader.clone(),
             clock: deps.clock.clone(),
             ids: deps.ids,
+            default_bucket: deps.default_bucket.clone(),
+            storage_prefix: deps.storage_prefix.clone(),
             inbox: inbox.clone(),
             leases: leases.clone(),
             owed: owed.clone(),

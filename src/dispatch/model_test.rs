@@ -12,8 +12,8 @@ use super::plan::Planner;
 use super::settle::Attempted;
 use super::window::{DuePage, Fetched, Reads, Taken};
 use crate::model::{
-    ControlChange, Controls, Failure, FailureCode, JobId, JobType, Priority, StoredObject, TaskIndex, TaskRef, TaskSpec,
-    Tenant,
+    ControlChange, Controls, Failure, FailureCode, JobId, JobType, Priority, StoredObject, TaskIndex, TaskRef,
+    TaskSpec, Tenant,
 };
 use crate::store::{DueCursor, End, Lease, Plan, QueueKey, ReadyEntry, ReadyPage};
 use crate::worker::Outcome;
@@ -85,8 +85,11 @@ impl Queue {
                 let plan = self.jobs[*self.rows.get(&(priority, seq))?].clone();
                 Some(Row { key, tasks: self.ready_of(&plan), plan })
             }
-            QueueKey::Due { at_ms, task } => (self.states[&task] == State::Due(at_ms))
-                .then(|| Row { key, plan: self.plan(task.job), tasks: vec![task.index] }),
+            QueueKey::Due { at_ms, task } => (self.states[&task] == State::Due(at_ms)).then(|| Row {
+                key,
+                plan: self.plan(task.job),
+                tasks: vec![task.index],
+            }),
         }
     }
 
@@ -146,7 +149,10 @@ impl Queue {
         let had: Vec<bool> = had.collect();
         for key in &taken.spent {
             let row = self.row(*key);
-            assert!(row.is_none_or(|row| row.tasks.is_empty()), "{key:?} is spent but holds ready tasks: they are lost");
+            assert!(
+                row.is_none_or(|row| row.tasks.is_empty()),
+                "{key:?} is spent but holds ready tasks: they are lost"
+            );
             if let QueueKey::Ready { priority, seq } = key {
                 self.rows.remove(&(*priority, *seq));
             }
@@ -479,7 +485,10 @@ fn one_slow_host_with_more_work_than_the_window_holds_does_not_stop_the_others()
     }
     let last = world.queue.jobs.last().unwrap().job;
     let left = world.queue.states.range(TaskRef { job: last, index: TaskIndex(0) }..);
-    assert!(left.into_iter().all(|(_, state)| *state == State::Done), "the last job waits behind a host it does not use");
+    assert!(
+        left.into_iter().all(|(_, state)| *state == State::Done),
+        "the last job waits behind a host it does not use"
+    );
     assert_eq!(world.running.len(), 2);
     world.finish();
 }
@@ -531,4 +540,3 @@ fn while_storage_is_parked_one_probe_at_a_time_asks() {
     assert_eq!(world.running.len(), 8, "all go on at the first success");
     world.finish();
 }
-

@@ -11,8 +11,9 @@ use super::ReplayReport;
 use super::effects::off_thread;
 use super::{is_busy, pause_of};
 use crate::clock::JobIds;
-use crate::model::{DeadLetter, DeadLetterId, DeadLetterSelector, Refusal, RefusalCode};
-use crate::store::{Reader, Replayed, Store};
+use crate::handler::manifest_key;
+use crate::model::{DeadLetter, DeadLetterId, DeadLetterSelector, JobType, Manifest, Refusal, RefusalCode};
+use crate::store::{FreshJob, Reader, Replayed, Store};
 
 /// Letters examined between two chances for others to run.
 const PAGE: usize = 1_000;
@@ -25,6 +26,9 @@ pub(super) struct Replay<'a> {
     pub store: &'a Store,
     pub reader: &'a Reader,
     pub ids: &'a JobIds,
+    /// Where the manifest of a new job goes.
+    pub default_bucket: &'a str,
+    pub storage_prefix: &'a str,
     pub now_ms: i64,
 }
 
@@ -76,14 +80,14 @@ impl Replay<'_> {
         Ok(())
     }
 
-    async fn replay(&self, letters: Vec<DeadLetterId>, chosen: &mut Chosen) -> Result<(), Refusal> {
+    async fn replay(&self, letters: Vec<(DeadLetterId, JobType)>, chosen: &mut Chosen) -> Result<(), Refusal> {
         let mut letters = letters.into_iter();
         let mut under_way = FuturesUnordered::new();
         loop {
             while under_way.len() < TOGETHER
                 && let Some(letter) = letters.next()
             {
-                under_way.push(self.one(letter));
+                under_way.push(self.one(letter.0, letter.1));
             }
             match under_way.next().await {
                 Some(replayed) => chosen.note(replayed?),
@@ -93,9 +97,15 @@ impl Replay<'_> {
     }
 
     /// None: somebody else replayed or purged it meanwhile.
-    async fn one(&self, letter: DeadLetterId) -> Result<Option<Replayed>, Refusal> {
+    async fn one(&self, letter: DeadLetterId, job_type: JobType) -> Result<Option<Replayed>, Refusal> {
+        let id = self.ids.mint();
+        let fresh = FreshJob {
+            id,
+            manifest_bucket: self.default_bucket.to_owned(),
+            manifest_key: manifest_key(self.storage_prefix, &Manifest::default(), &job_type, &id.to_string()),
+        };
         loop {
-            match self.store.replay(letter, self.ids.mint(), self.now_ms).await {
+            match self.store.replay(letter, fresh.clone(), self.now_ms).await {
                 Ok(replayed) => return Ok(Some(replayed)),
                 Err(refusal) if refusal.code == RefusalCode::NotFound => return Ok(None),
                 Err(refusal) if is_busy(&refusal) => tokio::time::sleep(pause_of(&refusal)).await,
@@ -113,7 +123,7 @@ struct Chosen {
 
 impl Chosen {
     /// Counts what matches, and returns what is to be replayed.
-    fn pick(&mut self, page: Vec<DeadLetter>, now_ms: i64) -> Vec<DeadLetterId> {
+    fn pick(&mut self, page: Vec<DeadLetter>, now_ms: i64) -> Vec<(DeadLetterId, JobType)> {
         let mut picked = Vec::new();
         for letter in page {
             if self.is_full() {
@@ -122,7 +132,7 @@ impl Chosen {
             if letter.id.died_at_ms <= now_ms && self.selector.matches(&letter) {
                 self.report.matched += 1;
                 if !self.selector.dry_run {
-                    picked.push(letter.id);
+                    picked.push((letter.id, letter.job_type));
                 }
             }
         }

@@ -111,7 +111,10 @@ impl Judge {
 
 /// A panic in an attempt, as a failure of it.
 pub(super) fn panicked(what: &str) -> Outcome {
-    Outcome::Failed { failure: Failure::new(FailureCode::SystemPanic, format!("the attempt panicked: {what}")), retry_after: None }
+    Outcome::Failed {
+        failure: Failure::new(FailureCode::SystemPanic, format!("the attempt panicked: {what}")),
+        retry_after: None,
+    }
 }
 
 /// What the worker need not know about its attempt.
@@ -151,7 +154,10 @@ fn log_line(attempted: &Attempted, end: &End, now_ms: i64) -> NewLog {
         }
         End::ManifestStored => {
             field("key", attempted.job.manifest_key.clone());
-            (LogLevel::Info, format!("manifest stored as {}/{}", attempted.job.manifest_bucket, attempted.job.manifest_key))
+            (
+                LogLevel::Info,
+                format!("manifest stored as {}/{}", attempted.job.manifest_bucket, attempted.job.manifest_key),
+            )
         }
         End::Retry { failure, not_before_ms } => {
             failed(failure);
@@ -164,7 +170,9 @@ fn log_line(attempted: &Attempted, end: &End, now_ms: i64) -> NewLog {
             field("next_attempt_ms", not_before_ms.to_string());
             (LogLevel::Warn, format!("{failure}; waits, and the attempt does not count"))
         }
-        End::Released { failure: None, .. } => (LogLevel::Info, "attempt stopped before its end; it does not count".to_owned()),
+        End::Released { failure: None, .. } => {
+            (LogLevel::Info, "attempt stopped before its end; it does not count".to_owned())
+        }
         End::Dead(failure) => {
             failed(failure);
             (LogLevel::Error, format!("{failure}; given up"))
@@ -230,12 +238,14 @@ mod tests {
         let mut judge = judge();
         let mut last = 0;
         for _ in 0..30 {
-            let end = judge.settlement(&attempted(TaskIndex::MANIFEST, 1), fail(FailureCode::UploadRejected), 1_000, 1.0).end;
+            let end =
+                judge.settlement(&attempted(TaskIndex::MANIFEST, 1), fail(FailureCode::UploadRejected), 1_000, 1.0).end;
             let End::Released { failure: Some(_), not_before_ms } = end else { panic!("{end:?}") };
             assert!(not_before_ms >= last, "waits grow although the store counts no attempts");
             last = not_before_ms;
         }
-        let stored = judge.settlement(&attempted(TaskIndex::MANIFEST, 1), Outcome::Stored(StoredObject::default()), 1_000, 1.0);
+        let stored =
+            judge.settlement(&attempted(TaskIndex::MANIFEST, 1), Outcome::Stored(StoredObject::default()), 1_000, 1.0);
         assert!(matches!(stored.end, End::ManifestStored));
     }
 

@@ -1,55 +1,80 @@
 //! The out-door: every question about jobs is answered here. Read only by type.
 //!
 //! Owns: paging, filters, watching, following, explaining. Must not know: how to change anything.
+//!
+//! Every list is paged: a page looks at no more than 10,000 rows, weighs about 2 MiB at most, and may be short, even empty,
+//! with a token. List functions are synchronous and may take tens of milliseconds: callers decide where they run.
+
+mod explain;
+mod lists;
+mod live;
+mod logs;
+mod scan;
+mod token;
 
 use futures_util::stream::BoxStream;
 
 use crate::model::{
-    DeadLetter, DeadLetterId, DeadLetterSelector, Failure, Job, JobId, JobState, JobType, LogLevel, LogRecord,
-    LogStream, Manifest, Refusal, Task, Tenant,
+    Controls, DeadLetter, DeadLetterId, DeadLetterSelector, Failure, Job, JobId, JobState, JobType, LogLevel,
+    LogRecord, LogStream, Manifest, Refusal, Task, Tenant,
 };
+use crate::store::{Counters, Reader, Sizes};
 
+/// Everything that is set must hold.
 #[derive(Debug, Clone, Default)]
 pub struct JobFilter {
     pub tenant: Option<Tenant>,
     pub job_type: Option<JobType>,
+    /// Any of these; none means all.
     pub states: Vec<JobState>,
+    /// Created at or after, Unix ms; 0 = open.
     pub created_from_ms: i64,
+    /// Created before, Unix ms; 0 = open.
     pub created_until_ms: i64,
+    /// The beginning of a job id as it is written; empty = any.
     pub id_prefix: String,
 }
 
 #[derive(Debug, Clone)]
 pub struct Page<T> {
     pub items: Vec<T>,
-    /** Empty: the end. */
+    /// Empty: the end.
     pub next_token: String,
 }
 
-/// `size` 0 means 100, at most 1000. `token` as an earlier page gave it; works after a restart.
+/// `size` 0 means 100, more than 1000 means 1000. `token` as an earlier page gave it; works after a restart.
 #[derive(Debug, Clone, Default)]
 pub struct PageRequest {
     pub size: u32,
     pub token: String,
 }
 
+/// Which records of a job's log. Everything that is set must hold.
 #[derive(Debug, Clone, Default)]
 pub struct LogQuery {
     pub offset: u64,
+    /// Records of a page: 0 means 100, at most 1000.
     pub limit: u32,
     pub min_level: LogLevel,
+    /// Any of these; none means all.
     pub streams: Vec<LogStream>,
     pub resource_id: String,
+    /// At or after, Unix ms; 0 = open.
     pub from_ms: i64,
+    /// Before, Unix ms; 0 = open.
     pub until_ms: i64,
+    /// The message contains it, letter by letter.
     pub text: String,
+    /// Not 0: the last so many records (at most 1000) instead of those from `offset`.
     pub tail: u32,
 }
 
 #[derive(Debug, Clone)]
 pub struct LogPage {
     pub records: Vec<LogRecord>,
+    /// Where to go on.
     pub next_offset: u64,
+    /// Nothing stands behind `next_offset` now. Never set by a follow, which ends instead.
     pub end: bool,
 }
 
@@ -61,6 +86,7 @@ pub struct FailureFilter {
     pub host: String,
 }
 
+/// One failed attempt.
 #[derive(Debug, Clone)]
 pub struct RecentFailure {
     pub job: JobId,
@@ -69,14 +95,18 @@ pub struct RecentFailure {
     pub failure: Failure,
 }
 
-#[derive(Debug, Clone)]
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq)]
 pub struct LifeEvent {
     pub at_ms: i64,
+    /// One word: accepted, replayed, started, failed, waiting, running, stored, dead, canceled, log, omitted, or a job's end.
     pub what: String,
+    /// A sentence or two for a person.
     pub message: String,
     pub failure: Option<Failure>,
 }
 
+/// A resource's life. Its task shows no header values and no URL's user info or query.
 #[derive(Debug, Clone)]
 pub struct TaskStory {
     pub task: Task,
@@ -84,76 +114,118 @@ pub struct TaskStory {
     pub events: Vec<LifeEvent>,
 }
 
+/// A job's life.
 #[derive(Debug, Clone)]
 pub struct JobStory {
     pub job: Job,
+    /// One sentence.
     pub summary: String,
+    /// In order of time, at most 1000.
     pub events: Vec<LifeEvent>,
+    /// Resources that are not stored, dead ones first, at most 100.
     pub tasks: Vec<TaskStory>,
 }
 
-/// Clonable handle.
+/// Clonable handle. Answers NOT_FOUND for jobs and letters that do not exist, DATA_LOSS for damaged rows.
 #[derive(Clone)]
-pub struct Ledger {}
+pub struct Ledger {
+    reader: Reader,
+}
 
 impl Ledger {
-    pub fn job(&self, _id: JobId) -> Result<Job, Refusal> {
-        todo!()
+    pub fn new(reader: Reader) -> Self {
+        Self { reader }
     }
-    pub fn manifest(&self, _id: JobId) -> Result<Manifest, Refusal> {
-        todo!()
+
+    pub fn job(&self, id: JobId) -> Result<Job, Refusal> {
+        self.reader.job(id)?.ok_or_else(|| no_job(id))
     }
-    pub fn jobs(&self, _filter: &JobFilter, _page: &PageRequest) -> Result<Page<Job>, Refusal> {
-        todo!()
+
+    /// As it was accepted.
+    pub fn manifest(&self, id: JobId) -> Result<Manifest, Refusal> {
+        self.reader.manifest(id)?.ok_or_else(|| no_job(id))
     }
-    /// Snapshots with a revision above `after_revision`, the last one terminal.
-    pub fn watch(&self, _id: JobId, _after_revision: u64) -> BoxStream<'static, Result<Job, Refusal>> {
-        todo!()
+
+    /// Newest first.
+    pub fn jobs(&self, filter: &JobFilter, page: &PageRequest) -> Result<Page<Job>, Refusal> {
+        lists::jobs(&self.reader, filter, page)
     }
-    /// `states`: names as `TaskState::name`; empty means all.
-    pub fn tasks(&self, _id: JobId, _states: &[&'static str], _page: &PageRequest) -> Result<Page<Task>, Refusal> {
-        todo!()
+
+    /// Snapshots with a revision above `after_revision`, the last one terminal. May skip revisions, never goes back. A job
+    /// deleted meanwhile ends it with NOT_FOUND.
+    pub fn watch(&self, id: JobId, after_revision: u64) -> BoxStream<'static, Result<Job, Refusal>> {
+        live::watch(self.reader.clone(), id, after_revision)
     }
-    pub fn logs(&self, _id: JobId, _query: &LogQuery) -> Result<LogPage, Refusal> {
-        todo!()
+
+    /// Resources in the order of the manifest. `states`: names as `TaskState::name`; empty means all.
+    pub fn tasks(&self, id: JobId, states: &[&'static str], page: &PageRequest) -> Result<Page<Task>, Refusal> {
+        self.job(id)?;
+        lists::tasks(&self.reader, id, states, page)
     }
-    /// History, then live, without gap or duplicate; ends when the job is terminal and everything was sent.
-    pub fn follow(&self, _id: JobId, _query: LogQuery) -> BoxStream<'static, Result<LogPage, Refusal>> {
-        todo!()
+
+    pub fn logs(&self, id: JobId, query: &LogQuery) -> Result<LogPage, Refusal> {
+        let filter = logs::Filter::new(query)?;
+        let job = self.job(id)?;
+        let read = |from, rows| self.reader.logs(id, from, rows);
+        if query.tail > 0 {
+            return logs::backward(&filter, job.log_count, query.tail, read);
+        }
+        logs::forward(&filter, query.offset, query.limit, scan::EXAMINED_MAX, read)
     }
-    pub fn failures(&self, _filter: &FailureFilter, _page: &PageRequest) -> Result<Page<RecentFailure>, Refusal> {
-        todo!()
+
+    /// History, then live, without gap or duplicate; ends when the job is terminal and everything was sent. A page without
+    /// records only tells how far it is.
+    pub fn follow(&self, id: JobId, query: LogQuery) -> BoxStream<'static, Result<LogPage, Refusal>> {
+        live::follow(self.reader.clone(), id, query)
     }
-    pub fn dead_letters(
-        &self,
-        _selector: &DeadLetterSelector,
-        _page: &PageRequest,
-    ) -> Result<Page<DeadLetter>, Refusal> {
-        todo!()
+
+    /// Failed attempts of all jobs, newest first.
+    pub fn failures(&self, filter: &FailureFilter, page: &PageRequest) -> Result<Page<RecentFailure>, Refusal> {
+        lists::failures(&self.reader, filter, page)
     }
-    pub fn dead_letter(&self, _id: DeadLetterId) -> Result<DeadLetter, Refusal> {
-        todo!()
+
+    /// Oldest first. `selector.max` holds over all pages together.
+    pub fn dead_letters(&self, selector: &DeadLetterSelector, page: &PageRequest) -> Result<Page<DeadLetter>, Refusal> {
+        lists::dead_letters(&self.reader, selector, page)
     }
-    pub fn explain_job(&self, _id: JobId) -> Result<JobStory, Refusal> {
-        todo!()
+
+    pub fn dead_letter(&self, id: DeadLetterId) -> Result<DeadLetter, Refusal> {
+        self.reader.dead_letter(id)?.ok_or_else(|| Refusal::not_found(format!("dead letter {id}")))
     }
-    pub fn explain_task(&self, _id: JobId, _resource_id: &str) -> Result<TaskStory, Refusal> {
-        todo!()
+
+    /// The job's life, and that of its resources that are not stored.
+    pub fn explain_job(&self, id: JobId) -> Result<JobStory, Refusal> {
+        explain::job(&self.reader, self.job(id)?)
     }
-    pub fn counters(&self) -> crate::store::Counters {
-        todo!()
+
+    /// One resource's life.
+    pub fn explain_task(&self, id: JobId, resource_id: &str) -> Result<TaskStory, Refusal> {
+        explain::resource(&self.reader, &self.job(id)?, resource_id)
     }
-    pub fn sizes(&self) -> crate::store::Sizes {
-        todo!()
+
+    pub fn counters(&self) -> Counters {
+        self.reader.counters()
     }
-    pub fn controls(&self) -> crate::model::Controls {
-        todo!()
+
+    pub fn sizes(&self) -> Sizes {
+        self.reader.sizes()
     }
+
+    pub fn controls(&self) -> Controls {
+        self.reader.controls()
+    }
+
+    /// Highest durable commit group.
     pub fn sequence(&self) -> u64 {
-        todo!()
+        self.reader.sequence()
     }
+
     /// Why the store does not serve; None while it does.
     pub fn fault(&self) -> Option<String> {
-        todo!()
+        self.reader.fault()
     }
+}
+
+fn no_job(id: JobId) -> Refusal {
+    Refusal::not_found(format!("job {id}")).with_job(id)
 }

@@ -405,6 +405,26 @@ async fn an_upload_that_fails_is_aborted_and_named_after_the_store() {
 }
 
 #[tokio::test]
+async fn a_stopped_attempt_leaves_no_parts_in_s3() {
+    let server = S3Double::start(&["fetchbox"]).await;
+    let bench = s3_bench(&server).await;
+    bench.origin.on("/", Behaviour::body(12 * MIB, 1).hang_after(11 * MIB));
+    let stop = CancellationToken::new();
+    let spec = TaskSpec { url: bench.origin.url("/"), ..TaskSpec::default() };
+    let run = bench.worker.run(assignment(spec), &bench.queue, &bench.queue, stop.clone());
+    let stopper = async {
+        while server.count(&Which::Part) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        stop.cancel();
+    };
+    let (outcome, ()) = tokio::join!(run, stopper);
+    assert!(matches!(outcome, Outcome::Released), "{outcome:?}");
+    assert_eq!(bench.queue.events()[1..], ["begun", "ended"]);
+    assert_eq!(server.object("fetchbox", "resources/x"), None);
+}
+
+#[tokio::test]
 async fn an_upload_the_queue_did_not_record_is_not_carried_on() {
     let server = S3Double::start(&["fetchbox"]).await;
     let mut bench = s3_bench(&server).await;

@@ -27,7 +27,9 @@ fn main() -> ExitCode {
         Some("saturate") => enqueue::saturate(number("--seconds", 60)),
         Some("kept") => kept::run(number("--jobs", 1_000_000), number("--rounds", 20)),
         _ => {
-            eprintln!("bench enqueue [--rounds N] [--seconds N] | saturate [--seconds N] | kept [--jobs N] [--rounds N]");
+            eprintln!(
+                "bench enqueue [--rounds N] [--seconds N] | saturate [--seconds N] | kept [--jobs N] [--rounds N]"
+            );
             return ExitCode::from(64);
         }
     }

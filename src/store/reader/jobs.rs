@@ -40,8 +40,8 @@ impl Reader {
         last.map(|row| key_of(Family::Job, &row?.0, |fields| fields.job())).transpose()
     }
 
-    /// Whether the job's idempotency key is still taken.
-    pub fn holds_key(&self, id: JobId) -> Result<bool, Refusal> {
+    /// Whether a submission with the job's idempotency key would still be answered with this job.
+    pub fn has_idempotency_key(&self, id: JobId) -> Result<bool, Refusal> {
         let Some(row) = self.job_row(id)? else { return Ok(false) };
         if row.idempotency.is_empty() {
             return Ok(false);
@@ -129,6 +129,12 @@ impl Reader {
     pub fn dead_letter(&self, id: DeadLetterId) -> Result<Option<DeadLetter>, Refusal> {
         let row: Option<DeadLetterRow> = self.row(Family::DeadLetter, &keys::dead_letter(id))?;
         row.map(|row| row.into_letter(id)).transpose()
+    }
+
+    /// What the letter adds to [`super::Counters::dead_letter_bytes`]; 0 when it is gone.
+    pub fn dead_letter_bytes(&self, id: DeadLetterId) -> Result<u64, Refusal> {
+        let key = keys::dead_letter(id);
+        Ok(self.spaces.get(&key)?.map_or(0, |value| (key.bytes.len() + value.len()) as u64))
     }
 
     /// Failed attempts of all jobs before `before`, newest first.

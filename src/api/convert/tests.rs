@@ -1,0 +1,339 @@
+//! Round trips: what a client says is what the rooms hear, and the other way round.
+
+use proptest::collection::{btree_map, vec};
+use proptest::prelude::*;
+
+use super::*;
+use crate::ingest::{RawManifest, Source};
+use crate::model::{
+    ControlChange, DeadLetter, DeadLetterId, DeadLetterSelector, Failure, FailureCode, Header, Job, JobId, JobType,
+    LogRecord, Manifest, NewLog, ProxyHint, RefusalCode, Resource, StorageHint, StorageLayout, StoredObject, Task,
+    TaskIndex, TaskRef, TaskSpec, TaskState, Tenant,
+};
+
+fn text() -> impl Strategy<Value = String> {
+    "[a-zA-Z0-9 äß/._-]{0,12}"
+}
+
+fn maybe(s: String) -> Option<String> {
+    (!s.is_empty()).then_some(s)
+}
+
+prop_compose! {
+    fn resource()(
+        id in "[a-z]{1,8}", url in text(), headers in vec((text(), text()), 0..3), tags in btree_map(text(), text(), 0..3),
+        checksum in any::<Option<[u8; 32]>>(), mime in text(), max_bytes in any::<u64>(),
+        storage in proptest::option::of((text(), text(), btree_map(text(), text(), 0..3))),
+        proxy in proptest::option::of((text(), vec(text(), 0..3))),
+    ) -> Resource {
+        Resource {
+            id, url, tags, checksum,
+            headers: headers.into_iter().map(|(name, value)| Header { name, value }).collect(),
+            mime_hint: maybe(mime),
+            max_bytes: (max_bytes != 0).then_some(max_bytes),
+            storage_hint: storage.map(|(bucket, prefix, metadata)| {
+                StorageHint { bucket: maybe(bucket), key_prefix: maybe(prefix), metadata }
+            }),
+            proxy_hint: proxy.map(|(primary_pool, fallbacks)| ProxyHint { primary_pool, fallbacks }),
+        }
+    }
+}
+
+prop_compose! {
+    fn any_manifest()(
+        metadata_json in text(), attributes_json in text(), resources in vec(resource(), 0..4), file in text(), prefix in text(),
+    ) -> Manifest {
+        let storage = StorageLayout { manifest_file: maybe(file), resource_key_prefix: maybe(prefix) };
+        Manifest { metadata_json, attributes_json, resources, storage }
+    }
+}
+
+prop_compose! {
+    fn new_log_entry()(
+        resource_id in text(), level in 0..5_usize, timestamp_ms in any::<i64>(), message in text(),
+        fields in btree_map(text(), text(), 0..3), trace_id in text(),
+    ) -> NewLog {
+        NewLog { resource_id, level: LogLevel::ALL[level], timestamp_ms, message, fields, trace_id }
+    }
+}
+
+/// What validation would make of the raw fields, without judging them.
+fn accepted(raw: RawManifest) -> Manifest {
+    let digest = |text: &str| {
+        let hex = text.strip_prefix("sha256:")?;
+        let bytes: Vec<u8> =
+            (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect();
+        Some(<[u8; 32]>::try_from(bytes).unwrap())
+    };
+    let resource = |raw: crate::ingest::RawResource| Resource {
+        id: raw.id,
+        url: raw.url,
+        headers: raw.headers.into_iter().map(|(name, value)| Header { name, value }).collect(),
+        tags: raw.tags.into_iter().collect(),
+        checksum: digest(&raw.checksum),
+        mime_hint: maybe(raw.mime_hint),
+        max_bytes: (raw.max_bytes != 0).then_some(raw.max_bytes),
+        storage_hint: raw.storage_hint.map(|hint| StorageHint {
+            bucket: maybe(hint.bucket),
+            key_prefix: maybe(hint.key_prefix),
+            metadata: hint.metadata.into_iter().collect(),
+        }),
+        proxy_hint: raw.proxy_hint.map(|(primary_pool, fallbacks)| ProxyHint { primary_pool, fallbacks }),
+    };
+    Manifest {
+        metadata_json: raw.metadata_json,
+        attributes_json: raw.attributes_json,
+        resources: raw.resources.into_iter().map(resource).collect(),
+        storage: StorageLayout {
+            manifest_file: maybe(raw.manifest_file),
+            resource_key_prefix: maybe(raw.resource_key_prefix),
+        },
+    }
+}
+
+fn submit(source: Option<pb::submit_job_request::Source>) -> pb::SubmitJobRequest {
+    pb::SubmitJobRequest { source, ..Default::default() }
+}
+
+proptest! {
+    #[test]
+    fn a_manifest_read_back_and_submitted_again_is_the_same(one in any_manifest()) {
+        let message = manifest(one.clone());
+        let again = submission(submit(Some(pb::submit_job_request::Source::Manifest(message)))).unwrap();
+        let Source::Fields(raw) = again.source else { panic!("not fields") };
+        prop_assert_eq!(raw.manifest_version.as_str(), "v1");
+        prop_assert_eq!(accepted(*raw), one);
+    }
+
+    #[test]
+    fn a_log_line_read_back_and_appended_again_is_the_same(entry in new_log_entry(), offset in any::<u64>()) {
+        let job = JobId::first_at_ms(77);
+        let record = log_record(LogRecord { job, offset, stream: LogStream::Job, entry: entry.clone() });
+        prop_assert_eq!(record.offset, offset);
+        let append = pb::AppendLogsRequest { job_id: record.job_id.clone(), records: vec![record] };
+        prop_assert_eq!(new_logs(append).unwrap(), (job, vec![entry]));
+    }
+
+    #[test]
+    fn a_selector_means_what_it_says(
+        died in vec((0..i64::MAX, any::<u16>()), 0..3), with_job in any::<bool>(), code_prefix in text(), host in text(),
+        before_ms in any::<i64>(), max in any::<u32>(), dry_run in any::<bool>(), confirm_all in any::<bool>(),
+    ) {
+        let job = JobId::first_at_ms(5);
+        let id = |(died_at_ms, index)| DeadLetterId { died_at_ms, task: TaskRef { job, index: TaskIndex(index) } };
+        let ids: Vec<DeadLetterId> = died.into_iter().map(id).collect();
+        let heard = selector(Some(pb::DeadLetterSelector {
+            ids: ids.iter().map(ToString::to_string).collect(),
+            job_id: if with_job { job.to_string() } else { String::new() },
+            code_prefix: code_prefix.clone(), host: host.clone(), before_ms, max, dry_run, confirm_all,
+        })).unwrap();
+        let job = with_job.then_some(job);
+        prop_assert_eq!(heard, DeadLetterSelector { ids, job, code_prefix, host, before_ms, max, dry_run, confirm_all });
+    }
+}
+
+#[test]
+fn every_enum_value_has_one_counterpart() {
+    for state in JobState::ALL {
+        assert_eq!(job_state_in(job_state(state)), Some(state));
+    }
+    for level in LogLevel::ALL {
+        assert_eq!(log_level_in(log_level(level)), level);
+    }
+    for stream in [LogStream::Job, LogStream::Stdout, LogStream::Stderr] {
+        assert_eq!(log_stream_in(log_stream(stream)), stream);
+    }
+    for class in [Priority::Low, Priority::Normal, Priority::High] {
+        assert_eq!(priority_in(priority(class)), class);
+    }
+    for kind in CleanupKind::ALL {
+        let number = pb::CleanupKind::from_str_name(&format!("CLEANUP_KIND_{}", kind.name())).unwrap();
+        assert_eq!(cleanup_kind_in(number), Some(kind));
+    }
+}
+
+fn places() -> crate::api::Places {
+    crate::api::Places::new(|spec, job_type, job| ("fetchbox".into(), format!("r/{job_type}/{job}/{}", spec.resource_id)))
+}
+
+fn a_job() -> Job {
+    Job {
+        id: JobId::first_at_ms(1),
+        job_type: JobType::parse("gallery").unwrap(),
+        tenant: Tenant::parse("").unwrap(),
+        priority: Priority::High,
+        state: JobState::Partial,
+        phase: "done".into(),
+        total: 4,
+        completed: 1,
+        failed: 2,
+        canceled: 1,
+        manifest_bucket: "b".into(),
+        manifest_key: "k".into(),
+        manifest_stored: true,
+        errors: vec![
+            Failure::new(FailureCode::DownloadDns, "a"),
+            Failure::new(FailureCode::DownloadNotFound, "b").with("status", 404),
+        ],
+        created_at_ms: 1,
+        updated_at_ms: 2,
+        completed_at_ms: 3,
+        log_count: 9,
+        bytes_stored: 10,
+        revision: 11,
+        trace_id: "t".into(),
+        external: false,
+        cancel_requested: false,
+    }
+}
+
+#[test]
+fn a_job_shows_its_latest_failure_first_and_keeps_all() {
+    let message = job(&a_job());
+    assert_eq!(message.last_error.as_ref().unwrap().code, "DOWNLOAD_NOT_FOUND");
+    assert_eq!(message.last_error.unwrap().context["status"], "404");
+    assert_eq!((message.errors.len(), message.resources_canceled, message.revision), (2, 1, 11));
+    assert_eq!(message.state, pb::JobState::Partial as i32);
+}
+
+fn a_spec() -> TaskSpec {
+    let secret = Header { name: "authorization".into(), value: "Bearer secret".into() };
+    TaskSpec { resource_id: "a".into(), headers: vec![secret], checksum: Some([0xab; 32]), ..Default::default() }
+}
+
+#[test]
+fn a_task_shows_what_its_state_carries_and_never_a_header_value() {
+    let object = StoredObject { sha256: [1; 32], key: "k".into(), ..Default::default() };
+    let why = Failure::new(FailureCode::DownloadTooLarge, "big");
+    let states = [
+        TaskState::Ready,
+        TaskState::Leased { until_ms: 5, epoch: 6 },
+        TaskState::RetryWait { not_before_ms: 7 },
+        TaskState::Done { object },
+        TaskState::Dead { failure: why },
+        TaskState::Canceled,
+    ];
+    for state in states {
+        let name = state.name();
+        let row = Task {
+            task: TaskRef { job: a_job().id, index: TaskIndex(3) },
+            spec: a_spec(),
+            state,
+            attempts: 2,
+            last_failure: None,
+            replay_of: String::new(),
+            updated_at_ms: 0,
+        };
+        let message = task(&a_job(), &row, &places());
+        assert_eq!(task_state_in(message.state()), Some(name));
+        assert!(!format!("{message:?}").contains("secret"));
+        assert_eq!(message.lease_epoch == 6, name == "leased");
+        assert_eq!(message.not_before_ms == 7, name == "retry_wait");
+        assert_eq!(message.object.map(|o| o.sha256), (name == "done").then(|| "01".repeat(32)));
+        assert_eq!(message.error.map(|e| e.code), (name == "dead").then(|| "DOWNLOAD_TOO_LARGE".to_owned()));
+        let spec = message.spec.unwrap();
+        assert_eq!(spec.attributes.unwrap().checksum_hint, format!("sha256:{}", "ab".repeat(32)));
+        assert!(spec.key.ends_with("/a"));
+        assert_eq!(spec.attempt, 2);
+    }
+}
+
+#[test]
+fn a_dead_letter_tells_why_without_credentials() {
+    let id = DeadLetterId { died_at_ms: 8, task: TaskRef { job: a_job().id, index: TaskIndex(0) } };
+    let letter = DeadLetter {
+        id,
+        job_type: a_job().job_type,
+        tenant: a_job().tenant,
+        spec: a_spec(),
+        failure: Failure::new(FailureCode::DownloadNotFound, "gone"),
+        attempts: 1,
+        replay_of: String::new(),
+    };
+    let message = dead_letter(&letter, &places());
+    assert_eq!(dead_letter_id("id", &message.id).unwrap(), id);
+    assert_eq!((message.failure_code.as_str(), message.failed_at_ms), ("DOWNLOAD_NOT_FOUND", 8));
+    assert!(!format!("{message:?}").contains("secret"));
+}
+
+#[test]
+fn output_of_running_jobs_is_refused_with_a_clear_code() {
+    let job_id = JobId::first_at_ms(1).to_string();
+    let line = |record| new_logs(pb::AppendLogsRequest { job_id: job_id.clone(), records: vec![record] }).unwrap_err();
+    let stdout = pb::LogRecord { stream: pb::LogStream::Stdout.into(), ..Default::default() };
+    assert_eq!(line(stdout).code, RefusalCode::Unimplemented);
+    let chunk = pb::LogRecord { content: Some(pb::log_record::Content::Chunk(vec![1])), ..Default::default() };
+    assert_eq!(line(chunk).code, RefusalCode::Unimplemented);
+    assert_eq!(line(pb::LogRecord::default()).violations[0].path, "records[0].message");
+    assert_eq!(line(pb::LogRecord { stream: 9, ..Default::default() }).violations[0].path, "records[0].stream");
+}
+
+#[test]
+fn an_id_that_is_a_path_is_refused_by_name() {
+    for bad in ["", "../x", "0190ABCD-0000-7000-8000-000000000000", "a\0"] {
+        let refusal = job_id("job_id", bad).unwrap_err();
+        assert_eq!((refusal.code, refusal.violations[0].path.as_str()), (RefusalCode::InvalidPayload, "job_id"));
+    }
+}
+
+#[test]
+fn a_client_that_names_no_source_or_an_unknown_priority_is_told_so() {
+    assert_eq!(submission(submit(None)).unwrap_err().violations[0].path, "source");
+    let json = Some(pb::submit_job_request::Source::ManifestJson(b"{}".to_vec()));
+    let odd = pb::SubmitJobRequest { priority: 44, ..submit(json) };
+    assert_eq!(submission(odd).unwrap_err().violations[0].path, "priority");
+}
+
+#[test]
+fn a_failure_code_of_the_clients_own_is_kept() {
+    let update = |code: &str| {
+        let status = pb::JobStatus {
+            job_id: JobId::first_at_ms(1).to_string(),
+            state: pb::JobState::Failed.into(),
+            last_error_code: code.into(),
+            last_error_message: "exit 3".into(),
+            ..Default::default()
+        };
+        status_update(pb::UpdateJobStatusRequest { status: Some(status), expected_revision: 0 }, 50)
+    };
+    let own = update("EXIT_3").unwrap();
+    let failure = own.failure.unwrap();
+    assert_eq!((failure.code, failure.context["client_code"].as_str()), (FailureCode::HandlerFailed, "EXIT_3"));
+    assert_eq!((failure.at_ms, own.expected_revision, own.state), (50, None, Some(JobState::Failed)));
+    assert_eq!(update("DOWNLOAD_DNS").unwrap().failure.unwrap().code, FailureCode::DownloadDns);
+    assert!(update("exit 3\n").is_err());
+}
+
+#[test]
+fn drain_is_for_everything_and_a_switch_has_one_target() {
+    let change = |action: pb::ControlAction, job_type: &str, host: &str| {
+        control_change(pb::ControlQueueRequest { action: action.into(), job_type: job_type.into(), host: host.into() })
+    };
+    assert_eq!(change(pb::ControlAction::Pause, "", "").unwrap(), ControlChange::Pause);
+    assert_eq!(change(pb::ControlAction::Resume, "", "h:80").unwrap(), ControlChange::ResumeHost("h:80".into()));
+    assert!(matches!(change(pb::ControlAction::Pause, "a", "").unwrap(), ControlChange::PauseJobType(_)));
+    assert!(change(pb::ControlAction::Drain, "a", "").is_err());
+    assert!(change(pb::ControlAction::Pause, "a", "h").is_err());
+    assert!(change(pb::ControlAction::Unspecified, "", "").is_err());
+}
+
+#[test]
+fn a_page_of_long_lines_is_cut_into_messages_every_client_takes() {
+    let entry = NewLog { message: "x".repeat(60_000), ..Default::default() };
+    let record = |offset| LogRecord { job: a_job().id, offset, stream: LogStream::Job, entry: entry.clone() };
+    let page = crate::ledger::LogPage { records: (0..100).map(record).collect(), next_offset: 150, end: true };
+    let messages = log_messages(page);
+    assert!(messages.len() > 4);
+    let mut expected = 0;
+    for message in &messages {
+        assert!(prost::Message::encoded_len(message) < 1_200_000);
+        for record in &message.records {
+            assert_eq!(record.offset, expected);
+            expected += 1;
+        }
+    }
+    assert_eq!(expected, 100);
+    assert_eq!(messages.iter().filter(|m| m.end).count(), 1);
+    assert_eq!(messages.last().unwrap().next_offset, 150);
+    assert_eq!(messages[0].next_offset, messages[1].records[0].offset);
+}

@@ -1,0 +1,90 @@
+//! The doors: bytes ↔ model.
+//!
+//! ```text
+//! ipc   u32 frames on a Unix socket ─┐
+//! grpc  JobService, LedgerService   ─┼─▶ convert ─▶ ingest · ledger · dispatch · retention
+//! http  /metrics, /health           ─┘      errors ◀─ Refusal
+//! ```
+//! Owns: framing, back-pressure towards clients, translation of requests, answers and refusals, limits on connections.
+//! Must not know: the store, rows, handlers, how anything is decided. A new transport is a new file here and nothing else.
+
+mod answer;
+mod convert;
+mod errors;
+pub mod frame;
+pub mod grpc;
+mod grpc_health;
+mod grpc_job;
+mod grpc_ledger;
+mod health;
+pub mod http;
+pub mod incoming;
+pub mod ipc;
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+pub use health::{Check, Health};
+
+use crate::clock::Clock;
+use crate::dispatch::Dispatch;
+use crate::ingest::Ingest;
+use crate::ledger::Ledger;
+use crate::model::{JobId, JobType, TaskSpec};
+use crate::retention::Retention;
+use crate::telemetry::Metrics;
+
+/// Limits of every door. The daemon's configuration says which doors are open and where.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Options {
+    pub ipc: ipc::Options,
+    pub grpc: grpc::Options,
+    pub http: http::Options,
+}
+
+/// The handles every door works through. Cheap to clone.
+#[derive(Clone)]
+pub struct Api {
+    pub ingest: Ingest,
+    pub ledger: Ledger,
+    pub dispatch: Dispatch,
+    pub retention: Retention,
+    pub metrics: Metrics,
+    pub clock: Clock,
+    pub health: Health,
+    pub places: Places,
+}
+
+impl Api {
+    /// Whether new work would be taken now.
+    pub(crate) fn serving(&self) -> bool {
+        self.ingest.is_open() && self.ledger.fault().is_none() && !self.ledger.controls().draining
+    }
+
+    /// The readiness checks, shown on `service_ready` as well.
+    pub(crate) async fn readiness(&self) -> Vec<Check> {
+        let checks = self.health.ready().await;
+        for check in &checks {
+            self.metrics.service_ready.with_label_values(&[check.name.as_str()]).set(i64::from(check.ok));
+        }
+        checks
+    }
+}
+
+/// Where the object of a task goes: bucket and key. Only the handlers' rules know, so the daemon passes them in.
+#[derive(Clone)]
+pub struct Places(Arc<PlaceFn>);
+
+type PlaceFn = dyn Fn(&TaskSpec, &JobType, JobId) -> (String, String) + Send + Sync;
+
+impl Places {
+    pub fn new(place: impl Fn(&TaskSpec, &JobType, JobId) -> (String, String) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(place))
+    }
+
+    pub(crate) fn of(&self, spec: &TaskSpec, job_type: &JobType, job: JobId) -> (String, String) {
+        (self.0)(spec, job_type, job)
+    }
+}

@@ -1,0 +1,191 @@
+//! The life of a job or of one resource, told so that a person understands it.
+//!
+//! Owns: what is read for a story, within bounds. Must not know: how to change anything.
+
+mod job;
+mod task;
+mod words;
+
+use super::scan::{EXAMINED_MAX, READ_ROWS_MAX};
+use super::{JobStory, TaskStory, logs};
+use crate::model::{DeadLetterId, Job, JobId, LogLevel, LogRecord, Refusal, Task, TaskIndex, TaskRef, TaskState};
+use crate::store::Reader;
+
+/// Stories of resources within a job's own.
+const TASKS_MAX: usize = 100;
+/// The job's own log lines within its story.
+const LINES_MAX: usize = 100;
+
+pub fn job(reader: &Reader, job: Job) -> Result<JobStory, Refusal> {
+    let mut gathered = job::Gathered::default();
+    let mut open: Vec<(u8, TaskIndex)> = Vec::new();
+    walk(reader, job.id, |task| {
+        gathered.add(&task);
+        open.extend(rank(&task.state).map(|rank| (rank, task.task.index)));
+        true
+    })?;
+    open.sort_unstable();
+    let mut events = job::events(&job, &gathered, &own_lines(reader, &job)?);
+    let mut tasks = Vec::new();
+    for (_, index) in open.into_iter().take(TASKS_MAX) {
+        if let Some(task) = reader.task(TaskRef { job: job.id, index })? {
+            tasks.push(of_task(reader, &job, task)?);
+        }
+    }
+    for story in &tasks {
+        let named = story.events.iter().filter(|event| matches!(event.what.as_str(), "started" | "failed" | "dead"));
+        events.extend(named.cloned().map(|mut event| {
+            event.message = format!("{}: {}", story.task.spec.resource_id, event.message);
+            event
+        }));
+    }
+    let manifest = if job.external { None } else { reader.task(TaskRef::manifest(job.id))? };
+    events.extend(manifest_event(&job, manifest.as_ref()));
+    let failure = manifest.as_ref().and_then(|task| task.last_failure.as_ref());
+    let summary = job::summary(&job, &gathered, failure);
+    Ok(JobStory { summary, events: job::arrange(events), tasks, job: clean(job) })
+}
+
+/// NOT_FOUND when the job has no such resource.
+pub fn resource(reader: &Reader, job: &Job, resource_id: &str) -> Result<TaskStory, Refusal> {
+    let mut found = None;
+    walk(reader, job.id, |task| {
+        if task.spec.resource_id == resource_id {
+            found = Some(task);
+        }
+        found.is_none()
+    })?;
+    let missing = || Refusal::not_found(format!("resource {resource_id:?} of job {}", job.id)).with_job(job.id);
+    of_task(reader, job, found.ok_or_else(missing)?)
+}
+
+fn of_task(reader: &Reader, job: &Job, task: Task) -> Result<TaskStory, Refusal> {
+    let attempts = reader.attempts(task.task)?;
+    let letter = letter_of(reader, &task)?;
+    Ok(task::story(job, task, &attempts, letter))
+}
+
+/// A letter is named by when its task died.
+fn letter_of(reader: &Reader, task: &Task) -> Result<Option<DeadLetterId>, Refusal> {
+    let TaskState::Dead { failure } = &task.state else { return Ok(None) };
+    for died_at_ms in [task.updated_at_ms, failure.at_ms] {
+        let id = DeadLetterId { died_at_ms, task: task.task };
+        if reader.dead_letter(id)?.is_some() {
+            return Ok(Some(id));
+        }
+    }
+    Ok(None)
+}
+
+/// Calls `each` with the job's resources until it answers false.
+fn walk(reader: &Reader, id: JobId, mut each: impl FnMut(Task) -> bool) -> Result<(), Refusal> {
+    let (mut from, mut examined) = (TaskIndex(0), 0);
+    while examined < EXAMINED_MAX {
+        let tasks = reader.tasks(id, from, READ_ROWS_MAX)?;
+        let end = tasks.len() < READ_ROWS_MAX;
+        examined += tasks.len();
+        for task in tasks {
+            from = TaskIndex(task.task.index.0.saturating_add(1));
+            if !each(task) {
+                return Ok(());
+            }
+        }
+        if end {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Which resources' stories matter first; None: it is stored.
+fn rank(state: &TaskState) -> Option<u8> {
+    match state {
+        TaskState::Done { .. } => None,
+        TaskState::Dead { .. } => Some(0),
+        TaskState::RetryWait { .. } => Some(1),
+        TaskState::Leased { .. } => Some(2),
+        TaskState::Ready => Some(3),
+        TaskState::Canceled => Some(4),
+    }
+}
+
+/// The latest lines about the job itself; those about a resource repeat its attempts.
+fn own_lines(reader: &Reader, job: &Job) -> Result<Vec<LogRecord>, Refusal> {
+    let from = job.log_count.saturating_sub(READ_ROWS_MAX as u64);
+    let mut lines = Vec::new();
+    for start in (from..job.log_count).step_by(logs::READ_ROWS) {
+        lines.extend(reader.logs(job.id, start, logs::READ_ROWS)?);
+    }
+    lines.retain(|line| line.entry.resource_id.is_empty() && line.entry.level >= LogLevel::Info);
+    // Where old lines were deleted two reads overlap.
+    lines.sort_by_key(|line| line.offset);
+    lines.dedup_by_key(|line| line.offset);
+    lines.drain(..lines.len().saturating_sub(LINES_MAX));
+    Ok(lines)
+}
+
+fn manifest_event(job: &Job, manifest: Option<&Task>) -> Option<super::LifeEvent> {
+    let task = manifest.filter(|_| job.manifest_stored)?;
+    let message = format!("The manifest was stored at {}/{}.", job.manifest_bucket, job.manifest_key);
+    Some(task::event(task.updated_at_ms.max(job.created_at_ms), "stored", message))
+}
+
+fn clean(job: Job) -> Job {
+    let errors = job.errors.iter().map(words::clean_failure).collect();
+    Job { errors, ..job }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::model::{JobState, Priority, TaskSpec};
+
+    /// A job of `total` resources, accepted at 1 s.
+    pub fn job(total: u32) -> Job {
+        Job {
+            id: JobId::MIN,
+            job_type: Default::default(),
+            tenant: Default::default(),
+            priority: Priority::Normal,
+            state: JobState::InProgress,
+            phase: String::new(),
+            total,
+            completed: 0,
+            failed: 0,
+            canceled: 0,
+            manifest_bucket: "b".into(),
+            manifest_key: "k".into(),
+            manifest_stored: false,
+            errors: Vec::new(),
+            created_at_ms: 1_000,
+            updated_at_ms: 1_000,
+            completed_at_ms: 0,
+            log_count: 0,
+            bytes_stored: 0,
+            revision: 1,
+            trace_id: String::new(),
+            external: false,
+            cancel_requested: false,
+        }
+    }
+
+    pub fn task(index: u16, state: TaskState) -> Task {
+        Task {
+            task: TaskRef { job: JobId::MIN, index: TaskIndex(index) },
+            spec: TaskSpec { resource_id: format!("r{index}"), url: "http://h:80/x".into(), ..TaskSpec::default() },
+            state,
+            attempts: 1,
+            last_failure: None,
+            replay_of: String::new(),
+            updated_at_ms: 50_000,
+        }
+    }
+
+    #[test]
+    fn dead_resources_are_told_before_those_that_only_wait() {
+        let canceled = rank(&TaskState::Canceled);
+        assert!(rank(&TaskState::RetryWait { not_before_ms: 1 }) < rank(&TaskState::Ready));
+        assert!(rank(&TaskState::Ready) < canceled);
+        assert_eq!(rank(&TaskState::Done { object: Default::default() }), None);
+    }
+}

@@ -1,0 +1,170 @@
+//! The streams against a job that changes at every possible moment.
+
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::watch;
+
+use super::*;
+use crate::ledger::logs::tests::record;
+use crate::model::{JobState, LogLevel};
+
+const ID: JobId = JobId::MIN;
+
+/// One job in memory. `on_read` runs after each read of the job: what it does falls between reading and waiting.
+#[derive(Clone)]
+struct Fake {
+    world: Arc<Mutex<World>>,
+    ring: watch::Sender<u64>,
+}
+
+struct World {
+    job: Option<Job>,
+    kept_from: u64,
+    script: Vec<Change>,
+}
+
+#[derive(Clone, Copy)]
+enum Change {
+    Append(u64),
+    End,
+    Delete,
+    Touch,
+}
+
+struct FakeWake(watch::Receiver<u64>);
+
+impl Wake for FakeWake {
+    async fn changed(&mut self) -> Result<(), Refusal> {
+        self.0.changed().await.map_err(|_| Refusal::new(RefusalCode::Unavailable, "gone"))
+    }
+}
+
+impl Fake {
+    fn new(log_count: u64, script: &[Change]) -> Self {
+        let job = Some(Job { log_count, ..crate::ledger::explain::tests::job(2) });
+        let script = script.iter().rev().copied().collect();
+        Self { world: Arc::new(Mutex::new(World { job, kept_from: 0, script })), ring: watch::channel(0).0 }
+    }
+
+    fn change(&self, change: Change) {
+        let mut world = self.world.lock().unwrap();
+        if let Some(job) = &mut world.job {
+            job.revision += 1;
+            match change {
+                Change::Append(lines) => job.log_count += lines,
+                Change::End => job.state = JobState::Completed,
+                Change::Touch => {}
+                Change::Delete => world.job = None,
+            }
+        }
+        self.ring.send_modify(|n| *n += 1);
+    }
+}
+
+impl Source for Fake {
+    type Wake = FakeWake;
+
+    fn job(&self, _: JobId) -> Result<Option<Job>, Refusal> {
+        let job = self.world.lock().unwrap().job.clone();
+        let next = self.world.lock().unwrap().script.pop();
+        if let Some(change) = next {
+            self.change(change);
+        }
+        Ok(job)
+    }
+
+    fn logs(&self, _: JobId, from: u64, rows: usize) -> Result<Vec<LogRecord>, Refusal> {
+        let world = self.world.lock().unwrap();
+        let until = world.job.as_ref().map_or(0, |job| job.log_count);
+        Ok((from.max(world.kept_from)..until).take(rows).map(record).collect())
+    }
+
+    fn wake(&self, _: JobId) -> FakeWake {
+        FakeWake(self.ring.subscribe())
+    }
+}
+
+fn all_levels() -> LogQuery {
+    LogQuery { min_level: LogLevel::Trace, ..LogQuery::default() }
+}
+
+async fn offsets(fake: Fake, query: LogQuery) -> Vec<u64> {
+    let pages: Vec<_> = follow(fake, ID, query).collect().await;
+    pages.into_iter().flat_map(|page| page.unwrap().records).map(|record| record.offset).collect()
+}
+
+use Change::{Append, Delete, End, Touch};
+
+#[tokio::test]
+async fn a_follow_shows_every_line_once_however_history_and_present_meet() {
+    for script in [
+        vec![Append(1), Append(700), Touch, Append(3), End],
+        vec![Touch, Touch, Append(5), Append(0), Append(1), End],
+        vec![Append(2_000), End],
+        vec![End],
+    ] {
+        let appended: u64 = script.iter().map(|c| if let Append(lines) = c { *lines } else { 0 }).sum();
+        let got = offsets(Fake::new(300, &script), all_levels()).await;
+        assert_eq!(got, (0..300 + appended).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test]
+async fn a_follow_of_a_job_that_ended_ends() {
+    let fake = Fake::new(10, &[]);
+    fake.change(End);
+    assert_eq!(offsets(fake, LogQuery { offset: 7, ..all_levels() }).await, [7, 8, 9]);
+}
+
+#[tokio::test]
+async fn a_follow_with_a_filter_or_with_deleted_lines_ends_as_well() {
+    let fake = Fake::new(10, &[Append(5), End]);
+    assert!(offsets(fake, LogQuery { text: "nowhere".into(), ..all_levels() }).await.is_empty());
+    let fake = Fake::new(10, &[]);
+    fake.world.lock().unwrap().kept_from = 10;
+    fake.change(End);
+    assert!(offsets(fake, all_levels()).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_follow_from_the_tail_goes_on_where_the_tail_ended() {
+    let fake = Fake::new(500, &[Append(1), Append(4), End]);
+    let got = offsets(fake, LogQuery { tail: 3, ..all_levels() }).await;
+    // The first read of the job saw 500 lines, the log then already had 501.
+    assert!(got.starts_with(&[497, 498, 499]) || got.starts_with(&[498, 499, 500]), "{got:?}");
+    assert_eq!(*got.last().unwrap(), 504);
+    assert!(got.windows(2).all(|pair| pair[1] == pair[0] + 1), "{got:?}");
+}
+
+#[tokio::test]
+async fn a_long_search_tells_how_far_it_is() {
+    let fake = Fake::new(25_000, &[End]);
+    let query = LogQuery { text: "nowhere".into(), ..all_levels() };
+    let pages: Vec<_> = follow(fake, ID, query).map(|page| page.unwrap().next_offset).collect().await;
+    assert_eq!(pages.len(), 2, "{pages:?}");
+}
+
+#[tokio::test]
+async fn a_deleted_job_ends_its_streams_with_not_found() {
+    let pages: Vec<_> = follow(Fake::new(1, &[Touch, Delete]), ID, all_levels()).collect().await;
+    assert_eq!(pages.last().unwrap().as_ref().unwrap_err().code, RefusalCode::NotFound);
+    let jobs: Vec<_> = watch(Fake::new(1, &[Touch, Delete]), ID, 0).collect().await;
+    assert_eq!(jobs.last().unwrap().as_ref().unwrap_err().code, RefusalCode::NotFound);
+}
+
+#[tokio::test]
+async fn a_watch_never_goes_back_and_ends_with_the_outcome() {
+    let fake = Fake::new(0, &[Touch, Append(1), Touch, Append(2), End]);
+    let jobs: Vec<_> = watch(fake, ID, 0).map(Result::unwrap).collect().await;
+    assert!(jobs.windows(2).all(|pair| pair[0].revision < pair[1].revision));
+    assert!(jobs.last().unwrap().state.is_terminal());
+}
+
+#[tokio::test]
+async fn a_watch_resumed_behind_the_end_ends_without_repeating_it() {
+    let fake = Fake::new(0, &[]);
+    fake.change(End);
+    let revision = fake.world.lock().unwrap().job.as_ref().unwrap().revision;
+    assert_eq!(watch(fake.clone(), ID, revision).count().await, 0);
+    assert_eq!(watch(fake, ID, revision - 1).count().await, 1);
+}

@@ -1,0 +1,218 @@
+//! Killed at any moment, under load, again and again: nothing acknowledged is lost, nothing is done twice in effect.
+//!
+//! `FETCHBOX_KILL_ROUNDS=200 cargo test --test it crash::` makes it longer; a printed `FETCHBOX_SEED` can be given back.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use fetchbox::client::Options;
+use fetchbox::client::ipc::IpcClient;
+
+use crate::harness::binary::{Binary, Home};
+use crate::harness::checker::{self, AckLog, Checker, Shelf, Truth};
+use crate::harness::manifest::{keyed, path_of, resource, submission};
+use crate::harness::origin::{Behaviour, Origin};
+use crate::harness::{ask, pb, rounds, seed};
+
+const CONNECTIONS: usize = 8;
+/// Submissions of one connection in one round, so that the last life can work off everything.
+const JOBS_PER_ROUND: usize = 8;
+/// After the last start every job must have ended within this.
+const FINISH: Duration = Duration::from_secs(120);
+/// How long a daemon may drain in the SIGTERM rounds.
+const DRAIN: Duration = Duration::from_secs(8);
+
+/// What decides how a path behaves.
+fn nature(path: &str) -> u64 {
+    path.bytes().fold(7, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()))
+}
+
+fn behaviour(path: &str) -> Behaviour {
+    let seed = nature(path);
+    let body = Behaviour::body(200 + (seed % 2_000) as usize, seed);
+    match seed % 10 {
+        0 => Behaviour::status(404),
+        1 | 2 => body.delay_ms(150),
+        _ => body,
+    }
+}
+
+fn truth(task: &pb::DownloadTask) -> Option<Truth> {
+    let path = path_of(&task.url);
+    let behaviour = behaviour(path);
+    Some(match nature(path) % 10 {
+        0 => Truth::Dead("DOWNLOAD_NOT_FOUND"),
+        _ => Truth::Stored { sha256: behaviour.sha256(), size_bytes: behaviour.len() },
+    })
+}
+
+/// What one connection still wants acknowledged: sent again, under the same key, in the next life.
+type Unanswered = Arc<Mutex<BTreeMap<usize, Vec<String>>>>;
+
+struct Load {
+    home: Home,
+    origin: Origin,
+    acks: Arc<AckLog>,
+    unanswered: Unanswered,
+    rng: fastrand::Rng,
+    next_key: usize,
+}
+
+fn request_for(origin: &str, key: &str) -> (pb::SubmitJobRequest, Vec<String>) {
+    let count = 1 + key.bytes().map(usize::from).sum::<usize>() % 3;
+    let ids: Vec<String> = (0..count).map(|at| format!("r{at}")).collect();
+    let one = |id: &String| resource(id, &format!("http://{origin}/{key}/{id}"));
+    (keyed(submission(&ids.iter().map(one).collect::<Vec<_>>()), key), ids)
+}
+
+impl Load {
+    async fn new() -> Load {
+        let origin = Origin::start().await;
+        origin.on_fn("/", |seen| behaviour(&seen.path));
+        let mut home = Home::new();
+        home.config.drain_deadline_ms = DRAIN.as_millis() as u64;
+        Load {
+            home,
+            origin,
+            acks: Arc::new(AckLog::new()),
+            unanswered: Arc::default(),
+            rng: fastrand::Rng::with_seed(seed()),
+            next_key: 0,
+        }
+    }
+
+    /// One life: eight connections submit while it lasts, `end` ends it at a random moment.
+    async fn round<F: Future<Output = ()>>(&mut self, wait_ms: u64, end: impl FnOnce(Binary) -> F) {
+        let daemon = self.home.start().await;
+        let over = Arc::new(AtomicBool::new(false));
+        let connections: Vec<_> = (0..CONNECTIONS)
+            .map(|connection| {
+                let mut keys = self.unanswered.lock().unwrap().remove(&connection).unwrap_or_default();
+                let repeat = self.repeated_key();
+                keys.extend(repeat);
+                while keys.len() < JOBS_PER_ROUND {
+                    keys.push(format!("k{}", self.next_key));
+                    self.next_key += 1;
+                }
+                let (socket, origin) = (daemon.ipc_path(), self.origin.host());
+                let (acks, unanswered, over) = (self.acks.clone(), self.unanswered.clone(), over.clone());
+                tokio::spawn(async move {
+                    let left = submit_all(&socket, &origin, keys, &acks, &over).await;
+                    unanswered.lock().unwrap().insert(connection, left);
+                })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+        over.store(true, Ordering::Relaxed);
+        end(daemon).await;
+        for connection in connections {
+            connection.await.unwrap();
+        }
+    }
+
+    /// A key that was acknowledged in an earlier life; sent again, it must be answered with the same job.
+    fn repeated_key(&mut self) -> Option<String> {
+        let acks = self.acks.read();
+        (!acks.is_empty()).then(|| acks[self.rng.usize(..acks.len())].key.clone())
+    }
+
+    /// The last life: everything ends, then everything is checked, awake and stopped.
+    async fn finish(self) {
+        let daemon = self.home.start().await;
+        let began = Instant::now();
+        let client = daemon.client().await;
+        let mut acks = self.acks.read();
+        acks.sort_by(|a, b| a.job_id.cmp(&b.job_id));
+        assert!(!acks.is_empty(), "nothing was acknowledged: the rounds are too short");
+        for ack in &acks {
+            ask::end_of(&client, &ack.job_id).await;
+        }
+        // Admitted, but the answer was lost with the process: kept as well.
+        for job in ask::jobs(&client).await {
+            ask::end_of(&client, &job.job_id).await;
+        }
+        assert!(began.elapsed() < FINISH, "the last job ended after {:?}", began.elapsed());
+        let checker = Checker { objects: Shelf::Folder(self.home.objects()), acks: &acks, truth: &truth, orphans_allowed: false };
+        checker.check(&client).await;
+        drop(client);
+        let (code, _) = daemon.terminate().await;
+        assert_eq!(code, Some(0));
+        checker::data_is_clean(&self.home.data_dir());
+        println!("{} acknowledgements kept", acks.len());
+    }
+}
+
+/// Returns the keys that were not acknowledged.
+async fn submit_all(
+    socket: &std::path::Path,
+    origin: &str,
+    keys: Vec<String>,
+    acks: &AckLog,
+    over: &AtomicBool,
+) -> Vec<String> {
+    let Ok(mut ipc) = IpcClient::connect(socket, &Options { connect_timeout_ms: 1_000, ..Options::default() }).await else { return keys };
+    let mut left = Vec::new();
+    for key in keys {
+        let (request, ids) = request_for(origin, &key);
+        match ipc.submit(request).await {
+            Ok(accepted) => acks.record(&key, &accepted.job_id, &ids),
+            Err(error) => {
+                let dying = over.load(Ordering::Relaxed) || error.retryable() || error.code() == "UNAVAILABLE";
+                assert!(dying, "{key}: {error}");
+                left.push(key);
+            }
+        }
+    }
+    left
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_acknowledged_is_lost_when_the_daemon_is_killed_at_random_moments() {
+    let mut load = Load::new().await;
+    for round in 0..rounds("FETCHBOX_KILL_ROUNDS", 25) {
+        let wait_ms = load.rng.u64(1..400);
+        load.round(wait_ms, |daemon| async move {
+            assert!(!daemon.stderr().contains("panicked"), "round {round}: {}", daemon.stderr());
+            daemon.kill().await;
+        })
+        .await;
+    }
+    load.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_termination_under_load_drains_within_its_deadline_and_loses_nothing() {
+    let mut load = Load::new().await;
+    for round in 0..rounds("FETCHBOX_TERM_ROUNDS", 8) {
+        let wait_ms = load.rng.u64(1..400);
+        load.round(wait_ms, |daemon| async move {
+            let (code, took) = daemon.terminate().await;
+            assert_eq!(code, Some(0), "round {round}");
+            assert!(took < DRAIN + Duration::from_secs(2), "round {round}: the drain took {took:?}");
+        })
+        .await;
+    }
+    load.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_termination_ends_at_once() {
+    let origin = Origin::start().await;
+    origin.on("/", Behaviour::silent());
+    let mut home = Home::new();
+    home.config.drain_deadline_ms = 60_000;
+    let daemon = home.start().await;
+    let client = daemon.client().await;
+    let job_id = ask::submit(&client, submission(&[resource("a", &origin.url("/hold"))])).await;
+    ask::job_when(&client, &job_id, |job| job.state() == pb::JobState::InProgress).await;
+    drop(client);
+    daemon.signal(rustix::process::Signal::TERM);
+    let (_, took) = daemon.terminate().await;
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    let daemon = home.start().await;
+    let job = ask::job(&daemon.client().await, &job_id).await;
+    assert!(!ask::is_terminal(&job), "{job:?}");
+    daemon.kill().await;
+}
