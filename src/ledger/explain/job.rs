@@ -126,7 +126,12 @@ pub fn events(job: &Job, gathered: &Gathered, lines: &[LogRecord]) -> Vec<LifeEv
         events.push(event(job.updated_at_ms, "canceled", "Canceled; what runs is being stopped."));
     }
     if job.state.is_terminal() {
-        let message = format!("Ended {} after {}.", job.state.name(), span(job.completed_at_ms - job.created_at_ms));
+        let took = span(job.completed_at_ms - job.created_at_ms);
+        let manifest = match job.manifest_stored {
+            true => format!(" Its manifest is at {}/{}.", job.manifest_bucket, job.manifest_key),
+            false => String::new(),
+        };
+        let message = format!("Ended {} after {took}.{manifest}", job.state.name());
         events.push(event(job.completed_at_ms, job.state.name(), message));
     }
     events

@@ -6,6 +6,8 @@ mod job;
 mod task;
 mod words;
 
+use std::collections::BTreeMap;
+
 use super::scan::{EXAMINED_MAX, READ_ROWS_MAX};
 use super::{JobStory, TaskStory, logs};
 use crate::model::{DeadLetterId, Job, JobId, LogLevel, LogRecord, Refusal, Task, TaskIndex, TaskRef, TaskState};
@@ -18,19 +20,21 @@ const LINES_MAX: usize = 100;
 
 pub fn job(reader: &Reader, job: Job) -> Result<JobStory, Refusal> {
     let mut gathered = job::Gathered::default();
-    let mut open: Vec<(u8, TaskIndex)> = Vec::new();
+    let mut open = BTreeMap::new();
     walk(reader, job.id, |task| {
         gathered.add(&task);
-        open.extend(rank(&task.state).map(|rank| (rank, task.task.index)));
+        if let Some(rank) = rank(&task.state) {
+            open.insert((rank, task.task.index), task);
+        }
+        if open.len() > TASKS_MAX {
+            open.pop_last();
+        }
         true
     })?;
-    open.sort_unstable();
     let mut events = job::events(&job, &gathered, &own_lines(reader, &job)?);
     let mut tasks = Vec::new();
-    for (_, index) in open.into_iter().take(TASKS_MAX) {
-        if let Some(task) = reader.task(TaskRef { job: job.id, index })? {
-            tasks.push(of_task(reader, &job, task)?);
-        }
+    for task in open.into_values() {
+        tasks.push(of_task(reader, &job, task)?);
     }
     for story in &tasks {
         let named = story.events.iter().filter(|event| matches!(event.what.as_str(), "started" | "failed" | "dead"));
@@ -39,10 +43,15 @@ pub fn job(reader: &Reader, job: Job) -> Result<JobStory, Refusal> {
             event
         }));
     }
-    let manifest = if job.external { None } else { reader.task(TaskRef::manifest(job.id))? };
-    events.extend(manifest_event(&job, manifest.as_ref()));
-    let failure = manifest.as_ref().and_then(|task| task.last_failure.as_ref());
-    let summary = job::summary(&job, &gathered, failure);
+    let tried =
+        if job.external || job.manifest_stored { Vec::new() } else { reader.attempts(TaskRef::manifest(job.id))? };
+    for attempt in &tried {
+        events.extend(task::attempt_events(attempt).map(|mut event| {
+            event.message = format!("manifest: {}", event.message);
+            event
+        }));
+    }
+    let summary = job::summary(&job, &gathered, tried.last().map(|attempt| &attempt.failure));
     Ok(JobStory { summary, events: job::arrange(events), tasks, job: clean(job) })
 }
 
@@ -122,12 +131,6 @@ fn own_lines(reader: &Reader, job: &Job) -> Result<Vec<LogRecord>, Refusal> {
     lines.dedup_by_key(|line| line.offset);
     lines.drain(..lines.len().saturating_sub(LINES_MAX));
     Ok(lines)
-}
-
-fn manifest_event(job: &Job, manifest: Option<&Task>) -> Option<super::LifeEvent> {
-    let task = manifest.filter(|_| job.manifest_stored)?;
-    let message = format!("The manifest was stored at {}/{}.", job.manifest_bucket, job.manifest_key);
-    Some(task::event(task.updated_at_ms.max(job.created_at_ms), "stored", message))
 }
 
 fn clean(job: Job) -> Job {

@@ -1,0 +1,228 @@
+//! A small world in memory, for tests: what a cleanup would find and what it left.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::{Mutex, MutexGuard};
+
+use super::world::World;
+use crate::model::{
+    DeadLetter, DeadLetterId, Failure, FailureCode, Job, JobId, JobState, Priority, Refusal, RefusalCode, Task,
+    TaskIndex, TaskRef, TaskSpec, TaskState,
+};
+use crate::objects::Place;
+use crate::store::{Prune, UploadRecord};
+
+/// What one letter weighs here.
+pub const LETTER_BYTES: u64 = 100;
+
+#[derive(Default, Clone)]
+pub struct State {
+    pub jobs: BTreeMap<JobId, Job>,
+    pub tasks: BTreeMap<TaskRef, Task>,
+    /// Offset of the first record kept; a job without an entry has all.
+    pub logs_from: BTreeMap<JobId, u64>,
+    pub keys: BTreeSet<JobId>,
+    pub letters: BTreeMap<DeadLetterId, DeadLetter>,
+    pub failures: BTreeSet<DeadLetterId>,
+    pub uploads: Vec<UploadRecord>,
+    /// Times of last writing.
+    pub staged: Vec<i64>,
+    pub objects_deleted: Vec<Place>,
+    pub objects_fail: bool,
+    /// The most rows ever asked for in one read.
+    pub read_most: usize,
+    pub commits: usize,
+}
+
+#[derive(Default)]
+pub struct Fake(Mutex<State>);
+
+pub fn job_at(state: JobState, created_at_ms: i64, completed_at_ms: i64) -> Job {
+    Job {
+        id: JobId::first_at_ms(created_at_ms),
+        job_type: Default::default(),
+        tenant: Default::default(),
+        priority: Priority::Normal,
+        state,
+        phase: String::new(),
+        total: 2,
+        completed: 0,
+        failed: 0,
+        canceled: 0,
+        manifest_bucket: "b".into(),
+        manifest_key: String::new(),
+        manifest_stored: false,
+        errors: Vec::new(),
+        created_at_ms,
+        updated_at_ms: completed_at_ms,
+        completed_at_ms,
+        log_count: 0,
+        bytes_stored: 0,
+        revision: 1,
+        trace_id: String::new(),
+        external: false,
+        cancel_requested: false,
+    }
+}
+
+pub fn letter_at(died_at_ms: i64, job: JobId) -> DeadLetter {
+    DeadLetter {
+        id: DeadLetterId { died_at_ms, task: TaskRef { job, index: TaskIndex(0) } },
+        job_type: Default::default(),
+        tenant: Default::default(),
+        spec: TaskSpec::default(),
+        failure: Failure::new(FailureCode::DownloadNotFound, "404"),
+        attempts: 1,
+        replay_of: String::new(),
+    }
+}
+
+impl Fake {
+    pub fn with(state: State) -> Self {
+        Self(Mutex::new(state))
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    pub fn add(&self, job: Job) -> JobId {
+        let id = job.id;
+        self.state().jobs.insert(id, job);
+        id
+    }
+
+    pub fn add_letter(&self, letter: DeadLetter) -> DeadLetterId {
+        let id = letter.id;
+        self.state().letters.insert(id, letter);
+        id
+    }
+
+    pub fn add_task(&self, job: JobId, index: u16, state: TaskState) {
+        let task = TaskRef { job, index: TaskIndex(index) };
+        let row = Task {
+            task,
+            spec: TaskSpec::default(),
+            state,
+            attempts: 1,
+            last_failure: None,
+            replay_of: String::new(),
+            updated_at_ms: 0,
+        };
+        self.state().tasks.insert(task, row);
+    }
+
+    fn reading(&self, rows: usize) -> MutexGuard<'_, State> {
+        let mut state = self.state();
+        state.read_most = state.read_most.max(rows);
+        state
+    }
+}
+
+fn behind<K: Ord + Copy>(after: Option<K>) -> (Bound<K>, Bound<K>) {
+    (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded)
+}
+
+impl State {
+    fn logs_from(&self, job: &Job) -> u64 {
+        self.logs_from.get(&job.id).copied().unwrap_or(0).min(job.log_count)
+    }
+
+    /// As the store does it: what is active or gone is passed over.
+    fn prune(&mut self, item: &Prune) -> u64 {
+        let terminal = |id: &JobId| self.jobs.get(id).filter(|job| job.state.is_terminal()).cloned();
+        match item {
+            Prune::Job(id) => {
+                let Some(job) = terminal(id) else { return 0 };
+                let from = self.logs_from(&job);
+                if job.log_count - from > 10_000 {
+                    self.logs_from.insert(*id, from + 10_000);
+                    return 0;
+                }
+                self.keys.remove(id);
+                self.jobs.remove(id);
+                1
+            }
+            Prune::Logs { job, until } => {
+                let Some(job) = terminal(job) else { return 0 };
+                let from = self.logs_from(&job);
+                let end = (*until).min(job.log_count).min(from + 10_000).max(from);
+                self.logs_from.insert(job.id, end);
+                end - from
+            }
+            Prune::Idempotency(id) => u64::from(self.keys.remove(id)),
+            Prune::DeadLetter(id) => u64::from(self.letters.remove(id).is_some()),
+            Prune::FailureRow(id) => u64::from(self.failures.remove(id)),
+        }
+    }
+}
+
+impl World for Fake {
+    fn job(&self, id: JobId) -> Result<Option<Job>, Refusal> {
+        Ok(self.state().jobs.get(&id).cloned())
+    }
+    fn jobs_after(&self, after: JobId, rows: usize) -> Result<Vec<Job>, Refusal> {
+        Ok(self.reading(rows).jobs.range(behind(Some(after))).take(rows).map(|(_, job)| job.clone()).collect())
+    }
+    fn tasks(&self, id: JobId, from: TaskIndex, rows: usize) -> Result<Vec<Task>, Refusal> {
+        let state = self.reading(rows);
+        let range = state.tasks.range(TaskRef { job: id, index: from }..TaskRef::manifest(id));
+        Ok(range.take(rows).map(|(_, task)| task.clone()).collect())
+    }
+    fn holds_lease(&self, task: TaskRef, epoch: u64) -> Result<bool, Refusal> {
+        let leased = |task: &Task| matches!(task.state, TaskState::Leased { epoch: held, .. } if held == epoch);
+        Ok(self.state().tasks.get(&task).is_some_and(leased))
+    }
+    fn logs_from(&self, id: JobId) -> Result<u64, Refusal> {
+        let state = self.state();
+        Ok(state.jobs.get(&id).map_or(0, |job| state.logs_from(job)))
+    }
+    fn has_key(&self, id: JobId) -> Result<bool, Refusal> {
+        Ok(self.state().keys.contains(&id))
+    }
+    fn letter(&self, id: DeadLetterId) -> Result<Option<DeadLetter>, Refusal> {
+        Ok(self.state().letters.get(&id).cloned())
+    }
+    fn letters_after(&self, after: Option<DeadLetterId>, rows: usize) -> Result<Vec<DeadLetter>, Refusal> {
+        Ok(self.reading(rows).letters.range(behind(after)).take(rows).map(|(_, letter)| letter.clone()).collect())
+    }
+    fn letter_bytes(&self, id: DeadLetterId) -> Result<u64, Refusal> {
+        Ok(if self.state().letters.contains_key(&id) { LETTER_BYTES } else { 0 })
+    }
+    fn letters_bytes_total(&self) -> u64 {
+        LETTER_BYTES * self.state().letters.len() as u64
+    }
+    fn failures_after(&self, after: Option<DeadLetterId>, rows: usize) -> Result<Vec<DeadLetterId>, Refusal> {
+        Ok(self.reading(rows).failures.range(behind(after)).take(rows).copied().collect())
+    }
+    fn uploads(&self, rows: usize) -> Result<Vec<UploadRecord>, Refusal> {
+        Ok(self.state().uploads.iter().take(rows).cloned().collect())
+    }
+
+    async fn prune(&self, items: Vec<Prune>) -> Result<u64, Refusal> {
+        assert!(items.len() <= 1_000, "one group takes at most 1,000 items");
+        let mut state = self.state();
+        state.commits += 1;
+        Ok(items.iter().map(|item| state.prune(item)).sum())
+    }
+    async fn drop_upload(&self, upload: UploadRecord) -> Result<(), Refusal> {
+        self.state().uploads.retain(|known| *known != upload);
+        Ok(())
+    }
+    async fn sweep_staging(&self, before_ms: i64, dry_run: bool) -> Result<(u64, u64), Refusal> {
+        let mut state = self.state();
+        let due = state.staged.iter().filter(|at| **at < before_ms).count() as u64;
+        if !dry_run {
+            state.staged.retain(|at| *at >= before_ms);
+        }
+        Ok((due, due * 10))
+    }
+    async fn delete_object(&self, place: Place) -> Result<(), Refusal> {
+        let mut state = self.state();
+        if state.objects_fail {
+            return Err(Refusal::new(RefusalCode::Unavailable, "no answer"));
+        }
+        state.objects_deleted.push(place);
+        Ok(())
+    }
+}

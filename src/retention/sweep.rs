@@ -1,0 +1,152 @@
+//! The scheduled sweep: everything at its configured age, in bounded ticks, and the ledger's size under its cap.
+//!
+//! Owns: the schedule, the cursors between passes. Must not know: what is old (see `policy`), how one step works (see `walk`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::model::{CleanupKind, Refusal};
+
+use super::policy::Cutoffs;
+use super::walk::{Cursors, Order, Walk};
+use super::{Inner, keyspace_bytes};
+
+/// The first pass waits for the daemon to have started properly.
+const FIRST_AFTER: Duration = Duration::from_secs(60);
+/// Rows one tick looks at. Between ticks a request may take its turn.
+const TICK_ROWS_MAX: usize = 10_000;
+const BETWEEN_TICKS: Duration = Duration::from_secs(1);
+/// A pass goes on where the last one ended; once a day one begins anew and sees what was active when it was passed.
+const ANEW_EVERY_MS: i64 = 86_400_000;
+
+/// Runs the schedule. One a daemon.
+pub struct Sweeper {
+    inner: Arc<Inner>,
+    cursors: Cursors,
+    began_anew_at_ms: i64,
+}
+
+impl Sweeper {
+    pub(super) fn new(inner: Arc<Inner>) -> Self {
+        Self { inner, cursors: Cursors::default(), began_anew_at_ms: i64::MIN }
+    }
+
+    /// Sweeps every `interval_ms` until `stop`, the first time after a minute. Returns within one step of `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let interval = Duration::from_millis(self.inner.options.interval_ms);
+        if interval.is_zero() {
+            return stop.cancelled().await;
+        }
+        let mut wait = FIRST_AFTER.min(interval);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+            if let Err(refusal) = self.pass(&stop).await {
+                tracing::warn!(%refusal, "the retention sweep stopped early and goes on at its next time");
+            }
+            wait = interval;
+        }
+    }
+
+    async fn pass(&mut self, stop: &CancellationToken) -> Result<(), Refusal> {
+        let now_ms = self.inner.clock.now_ms();
+        // A clock that went back begins anew as well.
+        let age_ms = now_ms.saturating_sub(self.began_anew_at_ms);
+        if !(0..ANEW_EVERY_MS).contains(&age_ms) {
+            self.cursors = Cursors::default();
+            self.began_anew_at_ms = now_ms;
+        }
+        let order = scheduled(&self.inner.options, now_ms);
+        let walk = Walk::new(order, self.cursors.clone());
+        let walk = self.ticks(walk, stop).await?;
+        let done = walk.is_done();
+        let (report, cursors) = walk.finish();
+        self.cursors = cursors;
+        log(&report);
+        if done && !stop.is_cancelled() {
+            self.keep_under_cap(stop).await?;
+        }
+        Ok(())
+    }
+
+    /// Steps until the walk is done or `stop`, and lets others have their turn now and then.
+    async fn ticks(&self, mut walk: Walk, stop: &CancellationToken) -> Result<Walk, Refusal> {
+        while !walk.is_done() {
+            let turn = self.inner.turn.lock().await;
+            let mut examined = 0;
+            while !walk.is_done() && examined < TICK_ROWS_MAX {
+                if stop.is_cancelled() {
+                    return Ok(walk);
+                }
+                examined += self.inner.step(&mut walk).await?;
+                tokio::task::yield_now().await;
+            }
+            drop(turn);
+            if walk.is_done() {
+                break;
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(walk),
+                () = tokio::time::sleep(BETWEEN_TICKS) => {}
+            }
+        }
+        Ok(walk)
+    }
+
+    /// Deleted rows keep their space until a compaction. So the size is only believed after one, or one cleanup would be paid for
+    /// again and again with jobs that need not go.
+    async fn keep_under_cap(&self, stop: &CancellationToken) -> Result<(), Refusal> {
+        let cap = self.inner.options.ledger_bytes_max;
+        let excess = |inner: &Inner| keyspace_bytes(&inner.live.reader.sizes()).saturating_sub(cap);
+        if cap == 0 || excess(&self.inner) == 0 {
+            return Ok(());
+        }
+        self.inner.compact_if_needed().await?;
+        let ledger_excess_bytes = excess(&self.inner);
+        if ledger_excess_bytes == 0 {
+            return Ok(());
+        }
+        let order = Order {
+            cutoffs: Cutoffs::default(),
+            kinds: [CleanupKind::Jobs].into(),
+            dlq_bytes_max: 0,
+            ledger_excess_bytes,
+            ..scheduled(&self.inner.options, 0)
+        };
+        let walk = self.ticks(Walk::new(order, Cursors::default()), stop).await?;
+        let jobs = walk.deleted(CleanupKind::Jobs);
+        tracing::warn!(
+            jobs,
+            excess_bytes = ledger_excess_bytes,
+            "the ledger outgrew its cap: oldest ended jobs were deleted"
+        );
+        if stop.is_cancelled() {
+            return Ok(());
+        }
+        self.inner.compact_if_needed().await
+    }
+}
+
+fn scheduled(options: &super::Options, now_ms: i64) -> Order {
+    Order {
+        cutoffs: Cutoffs::configured(options, now_ms),
+        kinds: CleanupKind::ALL.into_iter().collect(),
+        dry_run: false,
+        max: None,
+        dlq_bytes_max: options.dlq_bytes_max,
+        ledger_excess_bytes: 0,
+        rows: options.rows(),
+    }
+}
+
+fn log(report: &crate::model::CleanupReport) {
+    if report.deleted.values().any(|count| *count > 0) {
+        let deleted: Vec<String> =
+            report.deleted.iter().map(|(kind, count)| format!("{}={count}", kind.name())).collect();
+        tracing::info!(deleted = deleted.join(" "), "retention swept");
+    }
+}

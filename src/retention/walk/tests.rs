@@ -1,0 +1,213 @@
+//! Cleanups of random worlds.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::{JobState, TaskIndex, TaskRef, TaskState};
+use crate::retention::Options;
+use crate::retention::fake::{Fake, LETTER_BYTES, State, job_at, letter_at};
+use crate::store::UploadRecord;
+
+const DAY_MS: i64 = 86_400_000;
+const NOW_MS: i64 = 200 * DAY_MS;
+
+/// State, day created, days it took, log records, whether it has a key, how many letters and failures.
+type Seed = (usize, i64, i64, u64, bool, u8);
+
+fn seeds() -> impl Strategy<Value = Vec<Seed>> {
+    let logs = prop_oneof![8 => 0u64..50, 1 => 9_990u64..35_000];
+    prop::collection::vec((0usize..6, 0i64..210, 0i64..60, logs, any::<bool>(), 0u8..4), 0..60)
+}
+
+fn world(seeds: &[Seed]) -> State {
+    let mut state = State::default();
+    for (at, (job_state, day, took, logs, key, letters)) in seeds.iter().enumerate() {
+        // A clock that went back makes jobs that end in the future, too.
+        let created = day * DAY_MS + i64::try_from(at).unwrap();
+        let job_state = JobState::ALL[*job_state];
+        let mut job = job_at(job_state, created, if job_state.is_terminal() { created + took * DAY_MS } else { 0 });
+        job.log_count = *logs;
+        let id = job.id;
+        if *key {
+            state.keys.insert(id);
+        }
+        for n in 0..i64::from(*letters) {
+            let letter = letter_at(created + n, id);
+            state.failures.insert(letter.id);
+            state.letters.insert(letter.id, letter);
+            state.staged.push(created + n);
+        }
+        let task = TaskRef { job: id, index: TaskIndex(0) };
+        let (bucket, key, upload_id) = ("b".to_owned(), "k".to_owned(), format!("{at}"));
+        state.uploads.push(UploadRecord { task, epoch: 1, bucket, key, upload_id, begun_at_ms: created });
+        state.jobs.insert(id, job);
+    }
+    state
+}
+
+fn filled(seeds: &[Seed]) -> Fake {
+    let fake = Fake::with(world(seeds));
+    let active: Vec<JobId> =
+        fake.state().jobs.values().filter(|job| !job.state.is_terminal()).map(|job| job.id).collect();
+    for id in active {
+        fake.add_task(id, 0, TaskState::Leased { until_ms: 0, epoch: 1 });
+    }
+    fake
+}
+
+fn order(kinds: &[CleanupKind], asked: Option<u32>, max: Option<u64>) -> Order {
+    let options = Options::default();
+    Order {
+        cutoffs: asked.map_or(Cutoffs::configured(&options, NOW_MS), |days| Cutoffs::asked(days, NOW_MS)),
+        kinds: kinds.iter().copied().collect(),
+        dry_run: false,
+        max,
+        dlq_bytes_max: 0,
+        ledger_excess_bytes: 0,
+        rows: 7,
+    }
+}
+
+fn run(fake: &Fake, order: Order) -> CleanupReport {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let mut walk = Walk::new(order, Cursors::default());
+    runtime.block_on(async {
+        while !walk.is_done() {
+            walk.step(fake).await.unwrap();
+        }
+    });
+    walk.finish().0
+}
+
+fn kinds() -> impl Strategy<Value = Vec<CleanupKind>> {
+    prop::sample::subsequence(CleanupKind::ALL.to_vec(), 1..=6)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn a_dry_run_reports_what_the_real_run_does_and_changes_nothing(
+        seeds in seeds(), kinds in kinds(), asked in prop::option::of(0u32..100), max in prop::option::of(0u64..60), cap in 0u64..5_000,
+    ) {
+        let fake = filled(&seeds);
+        let before = fake.state().clone();
+        let order = Order { dlq_bytes_max: cap, ..order(&kinds, asked, max) };
+        let dry = run(&fake, Order { dry_run: true, ..order.clone() });
+        prop_assert_eq!(fake.state().commits, 0);
+        let real = run(&fake, order.clone());
+        prop_assert_eq!(&dry, &real);
+        prop_assert_eq!(real.deleted.len(), kinds.len().min(real.deleted.len()));
+
+        // What is reported is what is gone.
+        let after = fake.state().clone();
+        let gone = |kind| real.deleted.get(&kind).copied().unwrap_or(0);
+        prop_assert_eq!(gone(CleanupKind::Jobs), (before.jobs.len() - after.jobs.len()) as u64);
+        prop_assert_eq!(gone(CleanupKind::Dlq), (before.letters.len() - after.letters.len()) as u64);
+        prop_assert_eq!(gone(CleanupKind::Queue), (before.failures.len() - after.failures.len()) as u64);
+        let files = before.uploads.len() + before.staged.len() - after.uploads.len() - after.staged.len();
+        prop_assert_eq!(gone(CleanupKind::Uploads), files as u64);
+        if let Some(max) = max {
+            prop_assert!(real.deleted.values().sum::<u64>() <= max);
+        }
+
+        // A second run finds nothing more, unless the first was stopped by its limit.
+        if !real.more {
+            let again = run(&fake, order);
+            prop_assert_eq!(again.deleted.values().sum::<u64>(), 0);
+        }
+    }
+
+    #[test]
+    fn no_cleanup_ever_touches_an_active_job(
+        seeds in seeds(), kinds in kinds(), asked in prop::option::of(0u32..100), cap in 1u64..2_000, excess in 0u64..500_000,
+    ) {
+        let fake = filled(&seeds);
+        let before = fake.state().clone();
+        run(&fake, Order { dlq_bytes_max: cap, ledger_excess_bytes: excess, ..order(&kinds, asked, None) });
+        let after = fake.state();
+        for job in before.jobs.values().filter(|job| !job.state.is_terminal()) {
+            prop_assert_eq!(after.jobs.get(&job.id), Some(job));
+            prop_assert_eq!(after.keys.contains(&job.id), before.keys.contains(&job.id));
+            prop_assert_eq!(after.logs_from.get(&job.id), None);
+            let of_job = |id: &&DeadLetterId| id.task.job == job.id;
+            prop_assert_eq!(after.letters.keys().filter(of_job).count(), before.letters.keys().filter(of_job).count());
+            prop_assert_eq!(after.failures.iter().filter(of_job).count(), before.failures.iter().filter(of_job).count());
+            prop_assert!(after.uploads.iter().any(|upload| upload.task.job == job.id));
+        }
+        prop_assert!(after.read_most <= 7);
+    }
+
+    #[test]
+    fn everything_goes_when_everything_ended_is_asked_for(seeds in seeds()) {
+        let fake = filled(&seeds);
+        run(&fake, order(&CleanupKind::ALL, Some(0), None));
+        prop_assert!(fake.state().jobs.values().all(|job| !job.state.is_terminal()));
+        let active = |id: &DeadLetterId| fake.state().jobs.contains_key(&id.task.job);
+        let letters: Vec<_> = fake.state().letters.keys().copied().collect();
+        prop_assert!(letters.iter().all(active));
+    }
+}
+
+#[test]
+fn a_full_dead_letter_queue_loses_its_oldest_letters_only() {
+    let fake = Fake::default();
+    for at in 0..20 {
+        fake.add_letter(letter_at(NOW_MS + at, JobId::first_at_ms(at)));
+    }
+    let report = run(&fake, Order { dlq_bytes_max: 15 * LETTER_BYTES, ..order(&[CleanupKind::Dlq], None, None) });
+    assert_eq!(report.deleted[&CleanupKind::Dlq], 5);
+    assert!(fake.state().letters.keys().all(|id| id.died_at_ms >= NOW_MS + 5));
+}
+
+#[test]
+fn a_ledger_over_its_cap_loses_its_oldest_ended_jobs_and_no_more_than_needed() {
+    let fake = Fake::default();
+    for at in 0..30 {
+        let state = if at == 3 { JobState::InProgress } else { JobState::Completed };
+        fake.add(job_at(state, NOW_MS + at, NOW_MS + at));
+    }
+    let each = policy::job_bytes(fake.state().jobs.values().next().unwrap());
+    let order = Order { ledger_excess_bytes: 9 * each + 1, ..order(&[CleanupKind::Jobs], None, None) };
+    let report = run(&fake, Order { cutoffs: Cutoffs::default(), ..order });
+    assert_eq!(report.deleted[&CleanupKind::Jobs], 10);
+    let left: Vec<i64> = fake.state().jobs.values().map(|job| job.created_at_ms - NOW_MS).collect();
+    assert_eq!(left[..2], [3, 11]);
+}
+
+#[test]
+fn logs_are_cut_to_the_record_where_a_limit_ends() {
+    let fake = Fake::default();
+    let mut job = job_at(JobState::Completed, 0, 1);
+    job.log_count = 25_000;
+    let id = fake.add(job);
+    let report = run(&fake, order(&[CleanupKind::Logs], None, Some(12_345)));
+    assert_eq!((report.deleted[&CleanupKind::Logs], report.more), (12_345, true));
+    assert_eq!(fake.state().logs_from[&id], 12_345);
+    let report = run(&fake, order(&[CleanupKind::Logs], None, None));
+    assert_eq!((report.deleted[&CleanupKind::Logs], report.more), (12_655, false));
+}
+
+#[test]
+fn a_walk_goes_on_where_the_last_one_ended() {
+    let fake = Fake::default();
+    for at in 0..100 {
+        fake.add(job_at(JobState::InProgress, at, 0));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let walk_through = |cursors: Cursors| {
+        let mut walk = Walk::new(order(&[CleanupKind::Jobs], None, None), cursors);
+        let mut examined = 0;
+        runtime.block_on(async {
+            while !walk.is_done() {
+                let rows = walk.step(&fake).await.unwrap();
+                assert!(rows <= 7);
+                examined += rows;
+            }
+        });
+        (examined, walk.finish().1)
+    };
+    let (examined, cursors) = walk_through(Cursors::default());
+    assert_eq!(examined, 100);
+    assert_eq!(walk_through(cursors).0, 0);
+}
