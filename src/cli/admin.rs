@@ -52,12 +52,16 @@ pub async fn stats(global: &Global, out: Out) -> Result {
     if !stats.storage_alarm.is_empty() {
         let _ = write!(text, "\nSTORAGE       {}", words::tame(&stats.storage_alarm));
     }
-    let _ = write!(text, "\njobs          {}", listed(&stats.jobs_by_state, |number| number.to_string()));
+    let _ = write!(
+        text,
+        "\njobs          {}",
+        listed(&stats.jobs_by_state, |name| name.replace("JOB_STATE_", "").to_lowercase(), |n| n.to_string())
+    );
     let _ = write!(text, "\ndead letters  {}", stats.dlq_size);
     if stats.dlq_size > 0 {
-        let _ = write!(text, ": {}", listed(&stats.dlq_by_code, |number| number.to_string()));
+        let _ = write!(text, ": {}", listed(&stats.dlq_by_code, str::to_owned, |n| n.to_string()));
     }
-    let _ = write!(text, "\ndatabase      {}", listed(&stats.bytes_by_keyspace, words::bytes));
+    let _ = write!(text, "\ntables        {}", listed(&stats.bytes_by_keyspace, str::to_owned, words::bytes));
     let _ = write!(
         text,
         "\njournal       {}, group {}\ndisk          {} free",
@@ -124,11 +128,11 @@ fn sorted(map: &HashMap<String, u64>) -> Vec<(&String, &u64)> {
     rows
 }
 
-fn listed(map: &HashMap<String, u64>, number: impl Fn(u64) -> String) -> String {
+fn listed(map: &HashMap<String, u64>, name: fn(&str) -> String, number: fn(u64) -> String) -> String {
     let rows: Vec<String> = sorted(map)
         .into_iter()
         .filter(|(_, count)| **count > 0)
-        .map(|(name, count)| format!("{} {}", number(*count), name.replace("JOB_STATE_", "").to_lowercase()))
+        .map(|(key, count)| format!("{} {}", number(*count), name(key)))
         .collect();
     if rows.is_empty() { "none".to_owned() } else { rows.join(", ") }
 }

@@ -2,6 +2,8 @@
 //!
 //! Owns: from a configuration to a running daemon to an exit code, and the process's signals. Must not know: the rooms.
 
+use std::time::Duration;
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -10,6 +12,9 @@ use super::exit::{Exit, Failure, Result};
 use super::{connect, out};
 use crate::daemon::{self, Ended, Listeners, StartError, StartErrorKind};
 use crate::telemetry;
+
+/// Signals this close together count once.
+const ONE_WISH: Duration = Duration::from_millis(100);
 
 pub async fn run(global: &Global) -> Result {
     let config = connect::config(global)?;
@@ -49,6 +54,12 @@ pub fn watch_signals(shutdown: CancellationToken) -> std::io::Result<()> {
         let name = first_of(&mut term, &mut int).await;
         tracing::info!(signal = name, "draining; a second signal stops at once");
         shutdown.cancel();
+        // `timeout` and some supervisors signal the process and then its group: that is one wish, not two. What came
+        // meanwhile stays with the old listeners.
+        tokio::time::sleep(ONE_WISH).await;
+        let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+            return;
+        };
         let name = first_of(&mut term, &mut int).await;
         out::complain(format_args!("fetchbox: second signal ({name}), stopping without draining"));
         std::process::exit(Exit::Failed as i32);

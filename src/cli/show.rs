@@ -15,7 +15,7 @@ pub fn job(job: &wire::Job) -> String {
     let mut text = format!("job {}  {}", job.job_id, wire::job_state(job.state).to_uppercase());
     let mut row = |name: &str, value: String| {
         if !value.is_empty() {
-            let _ = write!(text, "\n  {name:<10} {value}");
+            let _ = write!(text, "\n  {name:<11} {value}");
         }
     };
     row("type", format!("{}, tenant {}, priority {}", job.job_type, job.tenant, wire::priority(job.priority)));

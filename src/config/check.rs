@@ -66,7 +66,11 @@ fn long_path(key: &str, path: &Path) -> Option<Problem> {
 
 /// Each room knows what cannot be true of its own options.
 fn rooms(config: &Config, found: &mut Vec<Problem>) {
-    let checks = [("storage", config.storage.check()), ("worker", config.worker.check())];
+    let checks = [
+        ("storage", config.storage.check()),
+        ("worker", config.worker.check()),
+        ("retention", config.retention.check()),
+    ];
     for (section, result) in checks {
         if let Err(text) = result {
             found.push(told(section, &text));

@@ -46,14 +46,14 @@ pub fn accepted(reply: &wire::SubmitJobResponse, out: Out) -> Result {
     ))
 }
 
-/// Everything the job left behind, each file hashed again.
+/// Everything the job left behind: all of one job's objects stand in one folder.
 pub async fn results(client: &Client, job: &wire::Job, origin: &Origin, data_dir: &Path, out: Out) -> Result {
     let request = wire::ListTasksRequest { job_id: job.job_id.clone(), page_size: 1_000, ..Default::default() };
     let tasks = client.list_tasks(request).await.map_err(connect::refused)?.tasks;
     let truth: BTreeMap<&str, String> =
         ITEMS.iter().filter(|item| item.manner != Manner::Missing).map(|item| (item.name, hex(&body(item)))).collect();
-    let mut rows = table(["resource", "size", "attempts", "sha256, verified", "file"]);
-    let mut stored = 0;
+    let mut rows = table(["file", "size", "attempts", "sha256"]);
+    let (mut stored, mut folder) = (0, PathBuf::new());
     for task in &tasks {
         let Some((resource, object)) = task.spec.as_ref().zip(task.object.as_ref()).map(|(s, o)| (&s.resource_id, o))
         else {
@@ -65,13 +65,8 @@ pub async fn results(client: &Client, job: &wire::Job, origin: &Origin, data_dir
             return Err(Failure::failed(format_args!("{} does not hold what the origin served", file.display())));
         }
         stored += 1;
-        rows.add_row([
-            resource.clone(),
-            words::bytes(object.size_bytes),
-            task.attempts.to_string(),
-            format!("{} ok", words::short(&digest, 17)),
-            file.display().to_string(),
-        ]);
+        rows.add_row([resource.clone(), words::bytes(object.size_bytes), task.attempts.to_string(), digest]);
+        folder = file.parent().map(Path::to_owned).unwrap_or_default();
     }
     if stored != truth.len() {
         return Err(Failure::failed(format_args!("{stored} of {} resources were stored", truth.len())));
@@ -79,7 +74,9 @@ pub async fn results(client: &Client, job: &wire::Job, origin: &Origin, data_dir
     if out.is_json() {
         return dead_json(client, job, &tasks, out).await;
     }
+    out.line(format_args!("\nStored in {}/\n", folder.display()))?;
     out.table(&rows)?;
+    out.line("\nEach file was hashed again just now: the digests are the ledger's and the origin's.")?;
     out.line(format_args!("\n{}\n  {} requests reached the origin.\n", show::job(job), origin.requests()))?;
     for resource in dead(&tasks) {
         let story = explain(client, job, resource).await?;
