@@ -8,7 +8,7 @@ use crate::harness::checker::{self, Checker, Shelf};
 use crate::harness::host::Host;
 use crate::harness::manifest::{keyed, resource, submission};
 use crate::harness::origin::{Behaviour, Origin};
-use crate::harness::{ask, pb};
+use crate::harness::{ask, few_at_once, pb};
 
 async fn control(client: &Client, action: pb::ControlAction) -> pb::ControlQueueResponse {
     client.control_queue(pb::ControlQueueRequest { action: action.into(), ..Default::default() }).await.unwrap()

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use crate::harness::host::Host;
 use crate::harness::manifest::{raw, resource, submission, typed};
 use crate::harness::origin::{Behaviour, Origin};
-use crate::harness::{ask, in_time, pb};
+use crate::harness::{ask, few_at_once, in_time, pb};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_never_goes_back_ends_with_the_job_and_can_be_resumed() {

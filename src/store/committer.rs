@@ -281,21 +281,25 @@ impl Core {
         timer.observe_duration();
         self.metrics.commit_groups.inc();
         self.mark = next;
+        self.count_rows(&changes, &tx.tally);
         self.tally = tx.tally;
-        self.count_rows(&changes);
         self.published.publish(sequence, self.tally, tx.controls.take(), &tx.touched, tx.queue_moved);
         Ok(())
     }
 
-    fn count_rows(&self, changes: &std::collections::BTreeMap<keys::Key, Option<Vec<u8>>>) {
-        let of = |family: Family| {
-            let written = |(key, value): &(&keys::Key, &Option<Vec<u8>>)| {
-                key.bytes.first() == Some(&(family as u8)) && value.is_some()
+    /// `after`: the totals with this group, which are not yet ours.
+    fn count_rows(&self, changes: &std::collections::BTreeMap<keys::Key, Option<Vec<u8>>>, after: &Tally) {
+        let of = |family: Family, written: bool| {
+            let counts = |(key, value): &(&keys::Key, &Option<Vec<u8>>)| {
+                key.bytes.first() == Some(&(family as u8)) && value.is_some() == written
             };
-            changes.iter().filter(written).count() as u64
+            changes.iter().filter(counts).count() as u64
         };
-        self.metrics.ledger_jobs_updated.inc_by(of(Family::Job));
-        self.metrics.ledger_logs_written.inc_by(of(Family::Log));
+        let jobs = |tally: &Tally| tally.jobs.iter().sum::<u64>();
+        let created = (jobs(after) + of(Family::Job, false)).saturating_sub(jobs(&self.tally));
+        self.metrics.ledger_jobs_created.inc_by(created);
+        self.metrics.ledger_jobs_updated.inc_by(of(Family::Job, true).saturating_sub(created));
+        self.metrics.ledger_logs_written.inc_by(of(Family::Log, true));
     }
 }
 
