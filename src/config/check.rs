@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use super::{Config, Problem};
+use super::Config;
+use super::problem::Problem;
 use crate::handler::{Registry, SettingsError};
 
 /// `sun_path` holds 108 bytes, the last one zero.
