@@ -140,7 +140,7 @@ impl Load {
         drop(client);
         let (code, _) = daemon.terminate().await;
         assert_eq!(code, Some(0));
-        checker::data_is_clean(&self.home.data_dir());
+        checker::data_is_clean(&self.home.data_dir()).await;
         println!("{} acknowledgements kept", acks.len());
     }
 }
