@@ -58,16 +58,15 @@ async fn a_paused_host_waits_while_the_others_are_served() {
 async fn a_drain_refuses_intake_and_works_the_queue_empty() {
     let origin = Origin::start().await;
     origin.on("/", Behaviour::body(10, 1).delay_ms(50));
-    let mut host = Host::start(|config| config.worker.in_flight = 2).await;
+    let mut host = Host::start(|config| config.dispatch.in_flight = 2).await;
     let client = host.client().await;
     let resources: Vec<_> = (0..8).map(|at| resource(&format!("r{at}"), &origin.url(&format!("/{at}")))).collect();
     let job_id = ask::submit(&client, submission(&resources)).await;
     assert!(control(&client, pb::ControlAction::Drain).await.draining);
     let late = keyed(submission(&resources), "late");
-    for error in [
-        client.submit_job(late.clone()).await.unwrap_err(),
-        host.ipc().await.submit(late.clone()).await.unwrap_err(),
-    ] {
+    for error in
+        [client.submit_job(late.clone()).await.unwrap_err(), host.ipc().await.submit(late.clone()).await.unwrap_err()]
+    {
         assert_eq!(error.code(), "DRAINING");
         assert!(error.retryable() && error.retry_after().is_some(), "{error:?}");
     }
@@ -153,7 +152,7 @@ async fn higher_priority_runs_first_and_retries_survive_a_restart() {
     origin.on("/", Behaviour::body(10, 1));
     origin.on("/flaky", Behaviour::body(10, 2).fail_first(1, 503));
     let mut host = Host::start(|config| {
-        config.worker.in_flight = 1;
+        config.dispatch.in_flight = 1;
         config.dispatch.backoff_min_ms = 1_500;
         config.dispatch.backoff_max_ms = 3_000;
     })

@@ -12,7 +12,7 @@ use crate::harness::{ask, in_time, pb};
 async fn a_watch_never_goes_back_ends_with_the_job_and_can_be_resumed() {
     let origin = Origin::start().await;
     origin.on("/", Behaviour::body(10, 1).delay_ms(50));
-    let host = Host::start(|config| config.worker.in_flight = 2).await;
+    let host = Host::start(|config| config.dispatch.in_flight = 2).await;
     let client = host.client().await;
     let resources: Vec<_> = (0..10).map(|at| resource(&format!("r{at}"), &origin.url(&format!("/{at}")))).collect();
     let job_id = ask::submit(&client, submission(&resources)).await;
@@ -84,7 +84,10 @@ async fn pages_give_every_job_once_newest_first_and_a_token_survives_a_restart()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_followed_log_joins_history_and_live_without_gap_or_duplicate() {
     let host = Host::start(|config| {
-        config.handlers.insert("outside".to_owned(), fetchbox::handler::TypeSettings { external: true, ..Default::default() });
+        config
+            .handlers
+            .types
+            .insert("outside".to_owned(), fetchbox::handler::TypeSettings { external: true, ..Default::default() });
     })
     .await;
     let client = host.client().await;
@@ -188,7 +191,8 @@ async fn the_manifest_comes_back_as_it_was_accepted_byte_for_byte() {
     let host = Host::start(|_| {}).await;
     let client = host.client().await;
     let metadata = r#"{ "z": 1.50e3,  "a": [ ] , "ü": "\u00fc" }"#;
-    let text = format!(r#"{{"manifest_version":"v1","metadata":{metadata},"resources":[{{"id":"a","url":"http://x/"}}]}}"#);
+    let text =
+        format!(r#"{{"manifest_version":"v1","metadata":{metadata},"resources":[{{"id":"a","url":"http://x/"}}]}}"#);
     let job_id = ask::submit(&client, raw(text)).await;
     let kept = client.get_manifest(pb::GetJobRequest { job_id }).await.unwrap();
     assert_eq!(String::from_utf8(kept.metadata_json).unwrap(), metadata);

@@ -1,8 +1,8 @@
 //! Changes to jobs and dead letters: each does what it says, once, and says no where it must.
 
-use futures_util::TryStreamExt as _;
 use fetchbox::client::Client;
 use fetchbox::handler::TypeSettings;
+use futures_util::TryStreamExt as _;
 
 use crate::harness::checker::files;
 use crate::harness::host::Host;
@@ -77,7 +77,9 @@ async fn purged_letters_are_those_the_dry_run_counted() {
     let host = Host::start(|_| {}).await;
     let client = host.client().await;
     let resources: Vec<_> = (0..6)
-        .map(|at| resource(&format!("r{at}"), &origin.url(&if at < 2 { format!("/denied{at}") } else { format!("/{at}") })))
+        .map(|at| {
+            resource(&format!("r{at}"), &origin.url(&if at < 2 { format!("/denied{at}") } else { format!("/{at}") }))
+        })
         .collect();
     let job_id = ask::submit(&client, submission(&resources)).await;
     ask::end_of(&client, &job_id).await;
@@ -162,13 +164,17 @@ async fn a_deleted_job_is_gone_frees_its_key_and_takes_its_objects_only_when_ask
 #[tokio::test(flavor = "multi_thread")]
 async fn an_external_job_moves_only_forward_and_only_from_the_revision_its_client_saw() {
     let host = Host::start(|config| {
-        config.handlers.insert("outside".to_owned(), TypeSettings { external: true, ..Default::default() });
+        config.handlers.types.insert("outside".to_owned(), TypeSettings { external: true, ..Default::default() });
     })
     .await;
     let client = host.client().await;
     let empty = || raw(r#"{"manifest_version":"v1","resources":[]}"#);
     let job_id = ask::submit(&client, typed(empty(), "outside")).await;
-    assert_eq!(client.submit_job(empty()).await.unwrap_err().code(), "INVALID_PAYLOAD", "only external types may be empty");
+    assert_eq!(
+        client.submit_job(empty()).await.unwrap_err().code(),
+        "INVALID_PAYLOAD",
+        "only external types may be empty"
+    );
     let seen = ask::job(&client, &job_id).await;
     assert_eq!(seen.state(), pb::JobState::Queued);
     let update = |state: pb::JobState, expected_revision| {
@@ -203,7 +209,8 @@ async fn log_lines_that_cannot_be_kept_are_refused_whole() {
     let host = Host::start(|_| {}).await;
     let client = host.client().await;
     let job_id = ask::submit(&client, submission(&[resource("a", "http://127.0.0.1:9/a")])).await;
-    let message = |text: String| pb::LogRecord { content: Some(pb::log_record::Content::Message(text)), ..Default::default() };
+    let message =
+        |text: String| pb::LogRecord { content: Some(pb::log_record::Content::Message(text)), ..Default::default() };
     let append = |records: Vec<pb::LogRecord>| {
         let client = client.clone();
         let request = pb::AppendLogsRequest { job_id: job_id.clone(), records };

@@ -105,12 +105,16 @@ async fn unknown_versions_bodies_and_the_id_zero_are_refused_with_their_id() {
         let (id, error) = wire.refusal().await;
         assert_eq!((id, error.code.as_str()), (7, "INVALID_PAYLOAD"), "version {version}");
     }
-    wire.send_frame(&pb::IpcRequest { version: 1, request_id: 0, trace_parent: String::new(), body: ping() }.encode_to_vec())
-        .await;
+    wire.send_frame(
+        &pb::IpcRequest { version: 1, request_id: 0, trace_parent: String::new(), body: ping() }.encode_to_vec(),
+    )
+    .await;
     let (id, error) = wire.refusal().await;
     assert_eq!((id, error.code.as_str()), (0, "INVALID_PAYLOAD"));
-    wire.send_frame(&pb::IpcRequest { version: 1, request_id: 8, trace_parent: String::new(), body: None }.encode_to_vec())
-        .await;
+    wire.send_frame(
+        &pb::IpcRequest { version: 1, request_id: 8, trace_parent: String::new(), body: None }.encode_to_vec(),
+    )
+    .await;
     let (id, error) = wire.refusal().await;
     assert_eq!((id, error.code.as_str()), (8, "INVALID_PAYLOAD"));
     wire.ping().await;

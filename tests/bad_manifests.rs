@@ -124,8 +124,14 @@ async fn everything_that_is_wrong_is_reported_at_once_by_every_door() {
     let mut manifest = document(&resources);
     manifest["manifest_version"] = json!("v9");
     manifest["metadata"] = json!([]);
-    let wanted =
-        ["manifest_version", "metadata", "resources[0].id", "resources[0].url", "resources[2].id", "resources[3].checksum"];
+    let wanted = [
+        "manifest_version",
+        "metadata",
+        "resources[0].id",
+        "resources[0].url",
+        "resources[2].id",
+        "resources[3].checksum",
+    ];
     let request = raw(manifest.to_string());
     let by_socket = refused(&host.ipc().await, request.clone()).await;
     let by_grpc = host.client().await.submit_job(request.clone()).await.unwrap_err();
@@ -178,9 +184,14 @@ async fn job_types_tenants_and_keys_that_could_be_paths_are_refused() {
         let code = refused(&ipc, typed(fine(), job_type)).await.code;
         assert!(["INVALID_PAYLOAD", "UNSUPPORTED_JOB_TYPE"].contains(&code.as_str()), "{job_type}: {code}");
     }
-    assert_eq!(refused(&ipc, pb::SubmitJobRequest { tenant: "../x".to_owned(), ..fine() }).await.code, "INVALID_PAYLOAD");
+    assert_eq!(
+        refused(&ipc, pb::SubmitJobRequest { tenant: "../x".to_owned(), ..fine() }).await.code,
+        "INVALID_PAYLOAD"
+    );
     assert_eq!(refused(&ipc, keyed(fine(), &"k".repeat(257))).await.code, "INVALID_PAYLOAD");
-    assert_eq!(refused(&ipc, typed(fine(), "nobody-configured-this")).await.code, "UNSUPPORTED_JOB_TYPE");
+    let strict = Host::start(|config| config.handlers.handlers_only = true).await;
+    let error = refused(&strict.ipc().await, typed(fine(), "nobody-configured-this")).await;
+    assert_eq!(error.code, "UNSUPPORTED_JOB_TYPE");
 }
 
 #[tokio::test(flavor = "multi_thread")]

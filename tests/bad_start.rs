@@ -174,7 +174,8 @@ async fn every_wrong_configuration_is_refused_with_its_place() {
         assert!(said.contains(place), "{text}: {said}");
         assert!(!said.contains("panicked"), "{said}");
     }
-    let (code, said) = config_check("", &[("FETCHBOX__WORKER__NOPE", "1"), ("FETCHBOX__DRAIN_DEADLINE_MS", "soon")]).await;
+    let (code, said) =
+        config_check("", &[("FETCHBOX__WORKER__NOPE", "1"), ("FETCHBOX__DRAIN_DEADLINE_MS", "soon")]).await;
     assert_eq!(code, CONFIG);
     assert!(said.contains("FETCHBOX__WORKER__NOPE") && said.contains("FETCHBOX__DRAIN_DEADLINE_MS"), "{said}");
     let (code, said) = config_check("data_dir: x\n", &[("FETCHBOX__WORKER__ALLOW_NETWORKS", "[127.0.0.0/8]")]).await;

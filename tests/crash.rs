@@ -134,7 +134,8 @@ impl Load {
             ask::end_of(&client, &job.job_id).await;
         }
         assert!(began.elapsed() < FINISH, "the last job ended after {:?}", began.elapsed());
-        let checker = Checker { objects: Shelf::Folder(self.home.objects()), acks: &acks, truth: &truth, orphans_allowed: false };
+        let checker =
+            Checker { objects: Shelf::Folder(self.home.objects()), acks: &acks, truth: &truth, orphans_allowed: false };
         checker.check(&client).await;
         drop(client);
         let (code, _) = daemon.terminate().await;
@@ -152,7 +153,9 @@ async fn submit_all(
     acks: &AckLog,
     over: &AtomicBool,
 ) -> Vec<String> {
-    let Ok(mut ipc) = IpcClient::connect(socket, &Options { connect_timeout_ms: 1_000, ..Options::default() }).await else { return keys };
+    let Ok(ipc) = IpcClient::connect(socket, &Options { connect_timeout_ms: 1_000, ..Options::default() }).await else {
+        return keys;
+    };
     let mut left = Vec::new();
     for key in keys {
         let (request, ids) = request_for(origin, &key);

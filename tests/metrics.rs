@@ -36,10 +36,8 @@ async fn the_metrics_move_as_a_job_runs() {
     client.control_queue(pause(pb::ControlAction::Pause)).await.unwrap();
     let resources: Vec<_> = ["/ok", "/flaky", "/gone"].map(|path| resource(&path[1..], &origin.url(path))).into();
     let job_id = host.ipc().await.submit(submission(&resources)).await.unwrap().job_id;
-    eventually("the queue's depth", || async {
-        (value(&host, "fetchbox_queue_depth").await >= 3.0).then_some(())
-    })
-    .await;
+    eventually("the queue's depth", || async { (value(&host, "fetchbox_queue_depth").await >= 3.0).then_some(()) })
+        .await;
     client.control_queue(pause(pb::ControlAction::Resume)).await.unwrap();
     let job = ask::end_of(&client, &job_id).await;
     assert_eq!((job.resources_completed, job.resources_failed), (2, 1));
@@ -67,7 +65,8 @@ async fn the_metrics_move_as_a_job_runs() {
     }
     eventually("the gauges", || async {
         let depth = value(&host, "fetchbox_queue_depth").await;
-        let busy = value(&host, "fetchbox_worker_busy_count").await + value(&host, "fetchbox_worker_tasks_inflight").await;
+        let busy =
+            value(&host, "fetchbox_worker_busy_count").await + value(&host, "fetchbox_worker_tasks_inflight").await;
         let letters = value(&host, "fetchbox_dlq_size").await;
         (depth == 0.0 && busy == 0.0 && letters == 1.0).then_some(())
     })

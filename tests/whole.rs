@@ -84,7 +84,9 @@ async fn a_thousand_resources(origin: &Origin, big: usize, change: impl FnOnce(&
     let job = ask::end_of(&client, &accepted.job_id).await;
 
     let expected = |wanted: fn(&Truth) -> bool| {
-        let specs = resources.iter().map(|r| pb::DownloadTask { url: r.0["url"].as_str().unwrap().to_owned(), ..Default::default() });
+        let specs = resources
+            .iter()
+            .map(|r| pb::DownloadTask { url: r.0["url"].as_str().unwrap().to_owned(), ..Default::default() });
         specs.filter(|spec| wanted(&truth(spec).unwrap())).count() as u32
     };
     assert_eq!(job.state(), pb::JobState::Partial);
@@ -129,7 +131,8 @@ async fn a_mixed_manifest_ends_partial_and_the_folder_holds_exactly_what_the_ori
     let (mut host, job, ack) = a_thousand_resources(&origin, 0, |_| {}).await;
     requests_are_as_few_as_they_can_be(&origin, 0);
     letters_match(&host, &job).await;
-    let checker = Checker { objects: Shelf::Folder(host.objects()), acks: &[ack], truth: &truth, orphans_allowed: false };
+    let checker =
+        Checker { objects: Shelf::Folder(host.objects()), acks: &[ack], truth: &truth, orphans_allowed: false };
     checker.check(&host.client().await).await;
     host.restart().await;
     checker.check(&host.client().await).await;

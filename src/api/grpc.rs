@@ -12,8 +12,10 @@ use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
 use tonic::service::Routes;
-use tonic::{Response, Status};
+use tonic::{Code, Response, Status};
+use tower::util::MapResponseLayer;
 
 use super::frame::FRAME_BYTES_MAX;
 use super::incoming::{Accept, Gate};
@@ -97,6 +99,7 @@ async fn serve<L: Accept>(gate: Gate<L>, api: Api, options: &Options, stop: Canc
         .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
         .http2_max_header_list_size(HEADER_BYTES_MAX)
+        .layer(MapResponseLayer::new(in_our_words))
         .add_routes(routes)
         .serve_with_incoming_shutdown(gate.into_stream(), stop.clone().cancelled_owned());
     let drained = async {
@@ -109,6 +112,18 @@ async fn serve<L: Accept>(gate: Gate<L>, api: Api, options: &Options, stop: Canc
         },
         () = drained => tracing::warn!("gRPC calls were still open at shutdown"),
     }
+}
+
+/// tonic answers a message beyond the limit with OUT_OF_RANGE, a code we never use, and without our details.
+fn in_our_words(response: http::Response<Body>) -> http::Response<Body> {
+    match Status::from_header_map(response.headers()) {
+        Some(status) if status.code() == Code::OutOfRange => errors::status(&too_large(&status)).into_http(),
+        Some(_) | None => response,
+    }
+}
+
+pub(super) fn too_large(status: &Status) -> Refusal {
+    Refusal::new(RefusalCode::PayloadTooLarge, status.message())
 }
 
 /// Every service this daemon speaks.
@@ -216,8 +231,25 @@ impl Door {
         call: Call,
         items: BoxStream<'static, Result<T, Refusal>>,
     ) -> Response<Answers<T>> {
+        self.stream_until(call, items, Box::pin(self.stop.clone().cancelled_owned()))
+    }
+
+    /// The same for a stream that looks after its own end at shutdown.
+    pub(super) fn stream_to_end<T: Send + 'static>(
+        &self,
+        call: Call,
+        items: BoxStream<'static, Result<T, Refusal>>,
+    ) -> Response<Answers<T>> {
+        self.stream_until(call, items, Box::pin(std::future::pending()))
+    }
+
+    fn stream_until<T: Send + 'static>(
+        &self,
+        call: Call,
+        items: BoxStream<'static, Result<T, Refusal>>,
+        stop: BoxFuture<'static, ()>,
+    ) -> Response<Answers<T>> {
         let counted = Counted::new(&self.api.metrics, call.route);
-        let stop: BoxFuture<'static, ()> = Box::pin(self.stop.clone().cancelled_owned());
         let answers = stream::unfold(Some((items, stop, counted)), |state| async move {
             let (mut items, mut stop, mut counted) = state?;
             let item = tokio::select! {
@@ -276,6 +308,15 @@ impl Drop for Counted {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_beyond_the_limit_is_refused_with_the_documented_code() {
+        let tonics = Status::out_of_range("decoded message length too large").into_http();
+        let told = Status::from_header_map(in_our_words(tonics).headers()).unwrap();
+        assert_eq!(told.code(), Code::ResourceExhausted);
+        let kept = Status::not_found("x").into_http();
+        assert_eq!(Status::from_header_map(in_our_words(kept).headers()).unwrap().code(), Code::NotFound);
+    }
 
     #[test]
     fn reflection_can_be_built_from_the_descriptors_in_the_binary() {

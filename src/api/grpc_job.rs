@@ -8,13 +8,13 @@ use futures_util::FutureExt as _;
 use futures_util::stream::{self, StreamExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::answer::answer_once;
-use super::grpc::{Answers, Call, Door, stopping};
+use super::grpc::{Answers, Call, Door, stopping, too_large};
 use super::{convert, errors};
 use crate::ingest::Ingest;
-use crate::model::Refusal;
+use crate::model::{Refusal, RefusalCode};
 use crate::proto::fetchbox::v1 as pb;
 use crate::proto::fetchbox::v1::job_service_server::JobService;
 use crate::proto::fetchbox::v1::submit_jobs_response::Result as ItemResult;
@@ -55,7 +55,7 @@ impl JobService for Door {
             drop(place);
             Ok(answer)
         });
-        Ok(self.stream(Call::client("SubmitJobs"), stream::select(answered, intake).boxed()))
+        Ok(self.stream_to_end(Call::client("SubmitJobs"), stream::select(answered, intake).boxed()))
     }
 
     async fn validate_manifest(
@@ -83,10 +83,7 @@ impl JobService for Door {
         .await
     }
 
-    async fn list_jobs(
-        &self,
-        request: Request<pb::ListJobsRequest>,
-    ) -> Result<Response<pb::ListJobsResponse>, Status> {
+    async fn list_jobs(&self, request: Request<pb::ListJobsRequest>) -> Result<Response<pb::ListJobsResponse>, Status> {
         self.once(Call::operator("ListJobs"), async {
             let request = request.into_inner();
             let filter = convert::job_filter(&request)?;
@@ -103,10 +100,7 @@ impl JobService for Door {
 
     type WatchJobStream = Answers<pb::Job>;
 
-    async fn watch_job(
-        &self,
-        request: Request<pb::WatchJobRequest>,
-    ) -> Result<Response<Self::WatchJobStream>, Status> {
+    async fn watch_job(&self, request: Request<pb::WatchJobRequest>) -> Result<Response<Self::WatchJobStream>, Status> {
         let request = request.into_inner();
         let id = convert::job_id("job_id", &request.job_id).map_err(|refusal| errors::status(&refusal))?;
         let jobs = self.api.ledger.watch(id, request.after_revision);
@@ -151,10 +145,7 @@ impl JobService for Door {
         .await
     }
 
-    async fn retry_job(
-        &self,
-        request: Request<pb::RetryJobRequest>,
-    ) -> Result<Response<pb::RetryJobResponse>, Status> {
+    async fn retry_job(&self, request: Request<pb::RetryJobRequest>) -> Result<Response<pb::RetryJobResponse>, Status> {
         self.once(Call::operator("RetryJob"), async {
             let request = request.into_inner();
             let id = convert::job_id("job_id", &request.job_id)?;
@@ -209,7 +200,7 @@ impl JobService for Door {
 
 type Answered = (pb::SubmitJobsResponse, OwnedSemaphorePermit);
 
-/// Reads and submits items while fewer than [`ITEMS_IN_FLIGHT`] are unanswered. A broken stream ends it: what was read is still answered.
+/// Reads and submits items while fewer than [`ITEMS_IN_FLIGHT`] are unanswered. Whatever ends it, what was read is still answered.
 async fn take_items(
     mut items: Streaming<pb::SubmitJobsRequest>,
     ingest: Ingest,
@@ -220,10 +211,22 @@ async fn take_items(
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return Ok(()) };
         let item = tokio::select! {
-            () = stop.cancelled() => return Err(stopping()),
-            item = items.message() => item,
+            () = stop.cancelled() => Err(stopping()),
+            item = items.message() => item.map_err(|status| match status.code() {
+                Code::OutOfRange => too_large(&status),
+                _ => Refusal::new(RefusalCode::InvalidPayload, status.message()),
+            }),
         };
-        let Ok(Some(pb::SubmitJobsRequest { item, job })) = item else { return Ok(()) };
+        let pb::SubmitJobsRequest { item, job } = match item {
+            Ok(Some(item)) => item,
+            Ok(None) => return Ok(()),
+            Err(refusal) => {
+                drop(place);
+                // What was begun is answered first: an error ends the answers too.
+                let _ = places.acquire_many(convert::count(ITEMS_IN_FLIGHT)).await;
+                return Err(refusal);
+            }
+        };
         let answers = answers.clone();
         let done = answer_once(move |result: Result<pb::SubmitJobResponse, Refusal>| {
             let result = match result {
@@ -236,11 +239,12 @@ async fn take_items(
         match job.ok_or_else(|| Refusal::invalid("job", "is required")).and_then(convert::submission) {
             Err(refusal) => done(Err(refusal)),
             Ok(submission) => {
-                let submitted = ingest.submit(submission, move |result| {
-                    done(result.map(|job| {
-                        convert::submitted(job.job, job.manifest_key, job.resource_count, job.duplicate)
-                    }));
-                });
+                let submitted =
+                    ingest.submit(submission, move |result| {
+                        done(result.map(|job| {
+                            convert::submitted(job.job, job.manifest_key, job.resource_count, job.duplicate)
+                        }));
+                    });
                 submitted.await;
             }
         }

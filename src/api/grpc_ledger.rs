@@ -176,7 +176,10 @@ impl LedgerService for Door {
 }
 
 impl Door {
-    fn log_pages(&self, request: &pb::QueryLogsRequest) -> Result<BoxStream<'static, Result<LogPage, Refusal>>, Refusal> {
+    fn log_pages(
+        &self,
+        request: &pb::QueryLogsRequest,
+    ) -> Result<BoxStream<'static, Result<LogPage, Refusal>>, Refusal> {
         let id = convert::job_id("job_id", &request.job_id)?;
         let query = convert::log_query(request)?;
         if request.follow {

@@ -44,7 +44,9 @@ impl Error {
     /// How long the daemon asks to wait first.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Error::Refused { detail, .. } if detail.retry_after_ms > 0 => Some(Duration::from_millis(detail.retry_after_ms)),
+            Error::Refused { detail, .. } if detail.retry_after_ms > 0 => {
+                Some(Duration::from_millis(detail.retry_after_ms))
+            }
             Error::Refused { .. } | Error::Unreachable { .. } | Error::Protocol { .. } => None,
         }
     }
@@ -154,7 +156,8 @@ mod tests {
 
     #[test]
     fn an_error_tells_whether_to_try_again() {
-        let detail = ErrorDetail { code: "RATE_LIMITED".into(), retryable: true, retry_after_ms: 50, ..Default::default() };
+        let detail =
+            ErrorDetail { code: "RATE_LIMITED".into(), retryable: true, retry_after_ms: 50, ..Default::default() };
         let error = Error::refused(detail);
         assert!(error.retryable());
         assert_eq!(error.retry_after(), Some(Duration::from_millis(50)));

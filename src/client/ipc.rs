@@ -138,7 +138,10 @@ impl Shared {
     }
 
     fn broken(&self) -> Error {
-        self.lock().broken.clone().unwrap_or_else(|| Error::Unreachable { message: "the connection is closed".to_owned() })
+        self.lock()
+            .broken
+            .clone()
+            .unwrap_or_else(|| Error::Unreachable { message: "the connection is closed".to_owned() })
     }
 
     /// Queues a request and writes at once what the socket takes: a lone request does not wait for another task.

@@ -69,7 +69,8 @@ pub fn line<M: Named>(message: &M) -> Result<String, Error> {
     let pool = POOL.as_ref().ok_or_else(|| unreadable("no descriptors".to_owned()))?;
     let descriptor = pool.get_message_by_name(M::FULL_NAME).ok_or_else(|| unreadable("no descriptor".to_owned()))?;
     let bytes = message.encode_to_vec();
-    let dynamic = DynamicMessage::decode(descriptor, bytes.as_slice()).map_err(|error| unreadable(error.to_string()))?;
+    let dynamic =
+        DynamicMessage::decode(descriptor, bytes.as_slice()).map_err(|error| unreadable(error.to_string()))?;
     let mut json = serde_json::Serializer::new(Vec::new());
     let options = SerializeOptions::new().skip_default_fields(false);
     dynamic.serialize_with_options(&mut json, &options).map_err(|error| unreadable(error.to_string()))?;
@@ -89,7 +90,8 @@ mod tests {
 
     #[test]
     fn a_script_finds_zero_values_and_names_of_states() {
-        let job = pb::Job { job_id: "j".into(), state: pb::JobState::Partial.into(), bytes_stored: 7, ..Default::default() };
+        let job =
+            pb::Job { job_id: "j".into(), state: pb::JobState::Partial.into(), bytes_stored: 7, ..Default::default() };
         let text = line(&job).unwrap();
         assert!(!text.contains('\n'));
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();

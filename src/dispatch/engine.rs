@@ -149,7 +149,10 @@ impl<E: Effects> Engine<E> {
                     tracing::info!(voided, "attempts the last run left open are queued again");
                     break;
                 }
-                Err(refusal) if is_busy(&refusal) && !stop.is_cancelled() => {
+                Err(refusal) if is_busy(&refusal) => {
+                    if stop.is_cancelled() {
+                        break;
+                    }
                     tokio::time::sleep(pause_of(&refusal)).await;
                 }
                 Err(refusal) => return Err(refusal),

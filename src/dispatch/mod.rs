@@ -15,6 +15,8 @@ mod calls;
 mod class;
 mod effects;
 mod engine;
+#[cfg(test)]
+mod engine_test;
 mod finalize;
 mod gate;
 mod handle;
@@ -219,8 +221,10 @@ impl Dispatcher {
     pub async fn run(self, stop: CancellationToken, stop_grace: Duration) -> Result<(), Refusal> {
         let finalizer_stop = CancellationToken::new();
         let finalizer = tokio::spawn(self.finalizer.run(finalizer_stop.clone()));
+        // Also when this future is dropped.
+        let finalizer_stop = finalizer_stop.drop_guard();
         let ended = self.engine.run(stop, stop_grace).await;
-        finalizer_stop.cancel();
+        drop(finalizer_stop);
         if let Err(error) = finalizer.await {
             tracing::error!(%error, "the finalizer ended badly");
         }

@@ -22,7 +22,7 @@ const HOSTS: [&str; 4] = ["a", "b", "c", "d"];
 const TYPES: [&str; 2] = ["x", "y"];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     Ready,
     Due(i64),
     Leased,
@@ -31,15 +31,15 @@ enum State {
 
 /// A queue so simple that it is plainly right.
 #[derive(Default)]
-struct Queue {
-    jobs: Vec<Arc<Plan>>,
+pub(super) struct Queue {
+    pub jobs: Vec<Arc<Plan>>,
     /// Row of each job in the ready index, until spent.
-    rows: BTreeMap<(Priority, u64), usize>,
-    states: BTreeMap<TaskRef, State>,
+    pub rows: BTreeMap<(Priority, u64), usize>,
+    pub states: BTreeMap<TaskRef, State>,
 }
 
 impl Queue {
-    fn submit(&mut self, priority: Priority, hosts: &[u8], job_type: &str, now: i64) {
+    pub fn submit(&mut self, priority: Priority, hosts: &[u8], job_type: &str, now: i64) {
         let seq = self.jobs.len() as u64 + 1;
         let job = JobId::first_at_ms(seq as i64);
         let tasks: Vec<TaskSpec> = hosts
@@ -93,7 +93,7 @@ impl Queue {
         }
     }
 
-    fn fetch(&self, reads: &Reads) -> Fetched {
+    pub fn fetch(&self, reads: &Reads) -> Fetched {
         let mut fetched = Fetched::default();
         for read in &reads.ready {
             let mut entries = Vec::new();
@@ -135,19 +135,19 @@ impl Queue {
         fetched
     }
 
-    fn lease(&mut self, taken: &Taken) -> Vec<bool> {
-        let had = taken.picks.iter().map(|pick| {
-            let fits = match pick.from {
-                QueueKey::Ready { .. } => self.states[&pick.task] == State::Ready,
-                QueueKey::Due { at_ms, .. } => self.states[&pick.task] == State::Due(at_ms),
+    pub fn lease(&mut self, picks: &[(TaskRef, QueueKey)], spent: &[QueueKey]) -> Vec<bool> {
+        let had = picks.iter().map(|(task, from)| {
+            let fits = match from {
+                QueueKey::Ready { .. } => self.states[task] == State::Ready,
+                QueueKey::Due { at_ms, .. } => self.states[task] == State::Due(*at_ms),
             };
             if fits {
-                self.states.insert(pick.task, State::Leased);
+                self.states.insert(*task, State::Leased);
             }
             fits
         });
         let had: Vec<bool> = had.collect();
-        for key in &taken.spent {
+        for key in spent {
             let row = self.row(*key);
             assert!(
                 row.is_none_or(|row| row.tasks.is_empty()),
@@ -159,17 +159,56 @@ impl Queue {
         }
         had
     }
+
+    pub fn settle(&mut self, task: TaskRef, end: &End) {
+        let state = match end {
+            End::Retry { not_before_ms, .. } | End::Released { not_before_ms, .. } => State::Due(*not_before_ms),
+            End::Stored(_) | End::ManifestStored | End::Dead(_) => State::Done,
+        };
+        self.states.insert(task, state);
+    }
+
+    /// Every lease is void, as after a crash.
+    pub fn void(&mut self, now: i64) {
+        for state in self.states.values_mut().filter(|state| **state == State::Leased) {
+            *state = State::Due(now);
+        }
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.states.values().all(|state| *state == State::Done)
+    }
 }
 
 #[derive(Debug, Clone)]
 enum Event {
-    Submit { priority: u8, hosts: Vec<u8>, job_type: u8 },
+    Submit {
+        priority: u8,
+        hosts: Vec<u8>,
+        job_type: u8,
+    },
     Later(u16),
+    /// Refill, and make a lease call if none is under way.
     Turn,
-    RefusedTurn,
-    End { which: u8, how: u8 },
-    Requeue { which: u8 },
-    Throttle { host: u8, ms: u16 },
+    /// The lease call that is under way is answered, or refused as a whole.
+    Answer {
+        refused: bool,
+    },
+    /// An attempt ends, and its result is committed.
+    End {
+        which: u8,
+        how: u8,
+    },
+    /// The loop hears of a committed result.
+    Settled,
+    /// Canceled and retried: the task is queued anew, wherever it stood.
+    Requeue {
+        which: u8,
+    },
+    Throttle {
+        host: u8,
+        ms: u16,
+    },
     Control(u8),
     Restart,
 }
@@ -180,7 +219,8 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
             .prop_map(|(priority, hosts, job_type)| Event::Submit { priority, hosts, job_type }),
         3 => any::<u16>().prop_map(Event::Later),
         8 => Just(Event::Turn),
-        1 => Just(Event::RefusedTurn),
+        8 => any::<u8>().prop_map(|n| Event::Answer { refused: n % 8 == 0 }),
+        6 => Just(Event::Settled),
         8 => (any::<u8>(), any::<u8>()).prop_map(|(which, how)| Event::End { which, how }),
         1 => any::<u8>().prop_map(|which| Event::Requeue { which }),
         1 => (any::<u8>(), any::<u16>()).prop_map(|(host, ms)| Event::Throttle { host, ms }),
@@ -197,6 +237,12 @@ struct World {
     hosts: HostTable,
     controls: Controls,
     running: Vec<(Attempted, Option<Arc<str>>)>,
+    /// The lease call under way, with what the store decided at its commit; none: it will be refused.
+    leasing: Option<(Taken, Option<Vec<bool>>)>,
+    /// Committed, and not heard of by the planner.
+    settling: Vec<(TaskRef, End)>,
+    /// Epochs of attempts whose task was queued anew meanwhile: their results are stale.
+    stolen: BTreeSet<u64>,
     now: i64,
     epoch: u64,
     /// The window is large enough to hold everything: strict order can be checked.
@@ -214,13 +260,21 @@ impl World {
             hosts,
             controls: Controls::default(),
             running: Vec::new(),
+            leasing: None,
+            settling: Vec::new(),
+            stolen: BTreeSet::new(),
             now: 1_000,
             epoch: 0,
             checks_order,
         }
     }
 
-    fn turn(&mut self, refuse: bool) {
+    fn turn(&mut self) {
+        self.begin(false);
+        self.answer();
+    }
+
+    fn begin(&mut self, refused: bool) {
         self.hosts.expire(self.now);
         for round in 0.. {
             let reads = self.planner.wanted(&self.hosts, self.now);
@@ -231,13 +285,22 @@ impl World {
             let fetched = self.queue.fetch(&reads);
             self.planner.absorb(fetched, &self.hosts, self.now);
         }
-        let Some(taken) = self.planner.choose(&mut self.hosts, self.now) else { return };
-        self.check_picks(&taken);
-        if refuse {
-            self.planner.lease_refused(taken, &mut self.hosts, self.now);
+        if self.leasing.is_some() {
             return;
         }
-        let had = self.queue.lease(&taken);
+        let Some(taken) = self.planner.choose(&mut self.hosts, self.now) else { return };
+        self.check_picks(&taken);
+        let picks: Vec<_> = taken.picks.iter().map(|pick| (pick.task, pick.from)).collect();
+        let had = (!refused).then(|| self.queue.lease(&picks, &taken.spent));
+        self.leasing = Some((taken, had));
+    }
+
+    fn answer(&mut self) {
+        let Some((taken, had)) = self.leasing.take() else { return };
+        let Some(had) = had else {
+            self.planner.lease_refused(taken, &mut self.hosts, self.now);
+            return;
+        };
         self.planner.lease_answered();
         for (pick, had) in taken.picks.into_iter().zip(had) {
             if !had {
@@ -304,7 +367,10 @@ impl World {
                 };
                 let plan = self.queue.plan(task.job);
                 let older = plan.priority == pick.job.priority && Order::of(task) < Order::of(pick.task);
-                if !could_start || !older || picked.contains(&task) {
+                // Its earlier attempt is still known to the planner: it runs, stolen, or its end was not heard of.
+                let is_unheard = self.settling.iter().any(|(settling, _)| *settling == task)
+                    || self.running.iter().any(|(attempted, _)| attempted.lease.task == task);
+                if !could_start || !older || is_unheard || picked.contains(&task) {
                     continue;
                 }
                 let lane = lane_of(&plan, task);
@@ -317,6 +383,17 @@ impl World {
     }
 
     fn end(&mut self, which: usize, how: u8) {
+        self.commit(which, how);
+        self.hear();
+    }
+
+    fn hear(&mut self) {
+        for (task, end) in self.settling.drain(..) {
+            self.planner.settled(task, &end);
+        }
+    }
+
+    fn commit(&mut self, which: usize, how: u8) {
         if self.running.is_empty() {
             return;
         }
@@ -334,12 +411,10 @@ impl World {
             _ => Outcome::Stored(StoredObject::default()),
         };
         let settlement = self.planner.ended(&attempted, outcome, self.now, 0.5);
-        let state = match &settlement.end {
-            End::Retry { not_before_ms, .. } | End::Released { not_before_ms, .. } => State::Due(*not_before_ms),
-            End::Stored(_) | End::ManifestStored | End::Dead(_) => State::Done,
-        };
-        self.queue.states.insert(settlement.task, state);
-        self.planner.settled(settlement.task, &settlement.end);
+        if !self.stolen.remove(&settlement.epoch) {
+            self.queue.settle(settlement.task, &settlement.end);
+        }
+        self.settling.push((settlement.task, settlement.end));
     }
 
     fn apply(&mut self, event: &Event) {
@@ -350,22 +425,16 @@ impl World {
                 self.planner.ready_changed();
             }
             Event::Later(ms) => self.now += i64::from(*ms),
-            Event::Turn => self.turn(false),
-            Event::RefusedTurn => self.turn(true),
-            Event::End { which, how } => self.end(usize::from(*which), *how),
-            Event::Requeue { which } => {
-                let waiting: Vec<TaskRef> = self
-                    .queue
-                    .states
-                    .iter()
-                    .filter(|(_, state)| matches!(state, State::Ready | State::Due(_)))
-                    .map(|(task, _)| *task)
-                    .collect();
-                if let Some(task) = waiting.get(usize::from(*which) % waiting.len().max(1)) {
-                    self.queue.states.insert(*task, State::Due(self.now));
-                    self.planner.due_changed(self.now);
+            Event::Turn => self.begin(false),
+            Event::Answer { refused } => {
+                self.answer();
+                if *refused {
+                    self.begin(true);
                 }
             }
+            Event::End { which, how } => self.commit(usize::from(*which), *how),
+            Event::Settled => self.hear(),
+            Event::Requeue { which } => self.requeue(usize::from(*which)),
             Event::Throttle { host, ms } => {
                 let host = host_of(&format!("http://{}/", HOSTS[usize::from(*host) % HOSTS.len()]));
                 self.hosts.pause(&host.as_str().into(), self.now + i64::from(*ms));
@@ -385,13 +454,32 @@ impl World {
             }
             Event::Restart => {
                 self.running.clear();
-                for state in self.queue.states.values_mut().filter(|state| **state == State::Leased) {
-                    *state = State::Due(self.now);
-                }
+                self.leasing = None;
+                self.settling.clear();
+                self.stolen.clear();
+                self.queue.void(self.now);
                 self.planner = Planner::new(&self.options, self.controls.clone());
                 self.hosts = HostTable::new(self.options.per_host);
             }
         }
+    }
+
+    fn requeue(&mut self, which: usize) {
+        let leasing: BTreeSet<TaskRef> =
+            self.leasing.iter().flat_map(|(taken, _)| taken.picks.iter().map(|pick| pick.task)).collect();
+        let open: Vec<TaskRef> = self
+            .queue
+            .states
+            .iter()
+            // One that is in a lease call has no epoch here yet: canceling it is a test of its own.
+            .filter(|(task, state)| **state != State::Done && !leasing.contains(task))
+            .map(|(task, _)| *task)
+            .collect();
+        let Some(task) = open.get(which % open.len().max(1)) else { return };
+        let running = self.running.iter().find(|(attempted, _)| attempted.lease.task == *task);
+        self.stolen.extend(running.map(|(attempted, _)| attempted.lease.epoch));
+        self.queue.states.insert(*task, State::Due(self.now));
+        self.planner.due_changed(self.now);
     }
 
     fn control(&mut self, change: &ControlChange) {
@@ -402,18 +490,20 @@ impl World {
     /// Everything is let go: all that was ever submitted must come to its end.
     fn finish(&mut self) {
         self.control(&ControlChange::Resume);
+        self.answer();
+        self.hear();
         for round in 0.. {
-            self.turn(false);
+            self.turn();
             while !self.running.is_empty() {
                 self.end(0, 7);
             }
-            if self.queue.states.values().all(|state| *state == State::Done) {
+            if self.queue.is_done() {
                 break;
             }
             self.now = self.planner.next_look_ms(&self.hosts, self.now).unwrap_or(self.now);
             assert!(round < 5_000, "some tasks never start: {:?}", self.queue.states);
         }
-        self.turn(false);
+        self.turn();
         assert!(self.queue.rows.is_empty(), "rows stay behind: {:?}", self.queue.rows);
         assert_eq!(self.planner.held(), 0);
     }
@@ -429,8 +519,6 @@ fn options(in_flight: u32, per_host: u32, window_tasks: u32) -> Options {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
-
     #[test]
     fn whatever_happens_no_task_is_lost_and_no_limit_is_passed(
         events in events(), in_flight in 1u32..6, per_host in 1u32..4, window_tasks in 1u32..40,
@@ -461,7 +549,7 @@ fn low_work_goes_on_while_high_work_never_ends() {
     }
     let mut order = Vec::new();
     for _ in 0..100 {
-        world.turn(false);
+        world.turn();
         order.push(world.running[0].0.job.priority);
         world.end(0, 7);
     }
@@ -478,7 +566,7 @@ fn one_slow_host_with_more_work_than_the_window_holds_does_not_stop_the_others()
     world.queue.submit(Priority::Normal, &[1, 2, 3], "x", 0);
     // Manifests need no host: they end at once; host a never answers.
     for _ in 0..200 {
-        world.turn(false);
+        world.turn();
         while let Some(at) = world.running.iter().position(|(_, host)| host.as_deref() != Some("a:80")) {
             world.end(at, 7);
         }
@@ -499,12 +587,12 @@ fn a_paused_host_with_more_work_than_the_window_holds_does_not_stop_the_others()
     for _ in 0..50 {
         world.queue.submit(Priority::Normal, &[0; 11], "x", 0);
     }
-    world.turn(false);
+    world.turn();
     world.control(&ControlChange::PauseHost("a:80".to_owned()));
     world.queue.submit(Priority::Normal, &[1, 2, 3], "x", 0);
     world.planner.ready_changed();
     for _ in 0..200 {
-        world.turn(false);
+        world.turn();
         while !world.running.is_empty() {
             world.end(0, 7);
         }
@@ -518,25 +606,25 @@ fn a_paused_host_with_more_work_than_the_window_holds_does_not_stop_the_others()
 fn while_storage_is_parked_one_probe_at_a_time_asks() {
     let mut world = World::new(options(8, 8, 300), false);
     world.queue.submit(Priority::Normal, &[0, 1, 2, 3, 0, 1, 2, 3], "x", 0);
-    world.turn(false);
+    world.turn();
     assert_eq!(world.running.len(), 8);
     while !world.running.is_empty() {
         world.end(0, 1);
     }
     for _ in 0..5 {
-        world.turn(false);
+        world.turn();
         assert_eq!(world.running.len(), 0, "storage was asked before its time");
         world.now = world.planner.next_look_ms(&world.hosts, world.now).unwrap();
-        world.turn(false);
-        world.turn(false);
+        world.turn();
+        world.turn();
         assert_eq!(world.running.len(), 1);
         world.end(0, 1);
     }
     assert!(world.planner.alarm().contains("STORAGE_UNAVAILABLE"));
     world.now += 60_000;
-    world.turn(false);
+    world.turn();
     world.end(0, 7);
-    world.turn(false);
+    world.turn();
     assert_eq!(world.running.len(), 8, "all go on at the first success");
     world.finish();
 }

@@ -10,7 +10,7 @@ pub(super) enum Allowance {
     All,
     /// One, as a probe.
     One,
-    /// None before this time; 0: none before the running probe has ended.
+    /// None before this time.
     Wait(i64),
 }
 
@@ -32,8 +32,20 @@ struct Parked {
 #[derive(Debug, PartialEq, Eq)]
 enum Probe {
     None,
-    /// Being leased or running.
-    Out(TaskRef),
+    /// Being leased or running. A slow origin must not keep storage parked: after `until_ms` another one may ask.
+    Out {
+        task: TaskRef,
+        until_ms: i64,
+    },
+}
+
+impl Probe {
+    fn is(&self, asked: TaskRef) -> bool {
+        match self {
+            Probe::None => false,
+            Probe::Out { task, .. } => *task == asked,
+        }
+    }
 }
 
 impl Parking {
@@ -44,18 +56,21 @@ impl Parking {
     pub fn allowance(&self, now_ms: i64) -> Allowance {
         match &self.parked {
             None => Allowance::All,
-            Some(parked) => match parked.probe {
-                Probe::Out(_) => Allowance::Wait(0),
-                Probe::None if now_ms >= parked.next_ms => Allowance::One,
-                Probe::None => Allowance::Wait(parked.next_ms),
-            },
+            Some(parked) => {
+                let next_ms = match parked.probe {
+                    Probe::Out { until_ms, .. } => until_ms,
+                    Probe::None => parked.next_ms,
+                };
+                if now_ms >= next_ms { Allowance::One } else { Allowance::Wait(next_ms) }
+            }
         }
     }
 
     /// A task was picked under [`Allowance::One`].
-    pub fn probing(&mut self, task: TaskRef) {
+    pub fn probing(&mut self, task: TaskRef, now_ms: i64) {
+        let until_ms = now_ms.saturating_add(self.max_ms);
         if let Some(parked) = &mut self.parked {
-            parked.probe = Probe::Out(task);
+            parked.probe = Probe::Out { task, until_ms };
         }
     }
 
@@ -69,7 +84,7 @@ impl Parking {
             alarm: String::new(),
         });
         // Attempts that ran when storage was parked end one after the other: only the probe tells something new.
-        if parked.probe == Probe::Out(task) {
+        if parked.probe.is(task) {
             parked.probe = Probe::None;
             parked.delay_ms = parked.delay_ms.saturating_mul(2).min(max_ms);
             parked.next_ms = now_ms.saturating_add(parked.delay_ms);
@@ -86,7 +101,7 @@ impl Parking {
     /// The task ended in a way that says nothing about storage, or was not to be had: another one may probe.
     pub fn ended(&mut self, task: TaskRef) {
         if let Some(parked) = &mut self.parked
-            && parked.probe == Probe::Out(task)
+            && parked.probe.is(task)
         {
             parked.probe = Probe::None;
         }
@@ -120,8 +135,8 @@ mod tests {
         let mut waits = Vec::new();
         for _ in 0..8 {
             assert_eq!(parking.allowance(now), Allowance::One);
-            parking.probing(task(3));
-            assert_eq!(parking.allowance(now), Allowance::Wait(0), "one probe at a time");
+            parking.probing(task(3), now);
+            assert_eq!(parking.allowance(now), Allowance::Wait(now + 60_000), "one probe at a time");
             let next = parking.refused(task(3), &full, now);
             waits.push(next - now);
             now = next;
@@ -137,8 +152,17 @@ mod tests {
     fn a_probe_that_dies_of_something_else_does_not_park_for_ever() {
         let mut parking = Parking::new(1_000, 60_000);
         parking.refused(task(1), &Failure::new(FailureCode::StorageUnavailable, "down"), 0);
-        parking.probing(task(2));
+        parking.probing(task(2), 1_000);
         parking.ended(task(2));
         assert_eq!(parking.allowance(1_000), Allowance::One);
+    }
+
+    #[test]
+    fn a_probe_from_a_slow_origin_does_not_hold_all_the_others() {
+        let mut parking = Parking::new(1_000, 60_000);
+        parking.refused(task(1), &Failure::new(FailureCode::StorageUnavailable, "down"), 0);
+        parking.probing(task(2), 1_000);
+        assert_eq!(parking.allowance(60_999), Allowance::Wait(61_000));
+        assert_eq!(parking.allowance(61_000), Allowance::One);
     }
 }

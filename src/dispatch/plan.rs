@@ -87,7 +87,7 @@ impl Planner {
         let taken = self.window.take(places, &self.controls, hosts, now_ms);
         self.is_short = taken.picks.len() < places;
         if let (Allowance::One, Some(probe)) = (allowance, taken.picks.first()) {
-            self.judge.parking.probing(probe.task);
+            self.judge.parking.probing(probe.task, now_ms);
         }
         self.leasing = taken.picks.len();
         (!taken.picks.is_empty() || !taken.spent.is_empty()).then_some(taken)
@@ -143,8 +143,8 @@ impl Planner {
     /// When there may be something to do without anything happening before; always later than `now_ms`.
     pub fn next_look_ms(&self, hosts: &HostTable, now_ms: i64) -> Option<i64> {
         let parked = match self.judge.parking.allowance(now_ms) {
-            Allowance::Wait(until) if until > 0 => Some(until),
-            Allowance::Wait(_) | Allowance::One | Allowance::All => None,
+            Allowance::Wait(until_ms) => Some(until_ms),
+            Allowance::One | Allowance::All => None,
         };
         let times = [self.window.next_due_ms(), hosts.next_open_ms(), parked, Some(self.hold_until_ms)];
         times.into_iter().flatten().filter(|at| *at > now_ms).min()

@@ -264,10 +264,6 @@ impl Window {
         self.spent.len()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.classes.iter().all(Class::is_empty)
-    }
-
     /// Since when the oldest task waits that could start.
     pub fn oldest_ms(&self, gates: &Gates<'_>) -> Option<i64> {
         self.classes.iter().filter_map(|class| class.oldest_ms(gates)).min()

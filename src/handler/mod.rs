@@ -38,7 +38,8 @@ pub trait JobHandler: Send + Sync {
         Ok(manifest)
     }
 
-    /// One task for each thing to download: at least one, ids unique, none at all for external types.
+    /// One task for each thing to download: at least one, ids unique, none at all for external types. A `key_prefix` should
+    /// contain `{job_id}`, or objects of two jobs may share a key.
     async fn build_tasks(&self, manifest: &Manifest, settings: &TypeSettings) -> Result<Vec<TaskSpec>, HandlerError>;
 
     /// Called at least once after the job turned terminal, maybe again after a crash: effects must be idempotent.

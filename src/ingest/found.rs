@@ -63,6 +63,13 @@ struct Kept {
     whole: bool,
 }
 
+impl Kept {
+    fn is_above(&self, path: &str) -> bool {
+        let own = self.violation.path.as_str();
+        own == ROOT || path.strip_prefix(own).is_some_and(|rest| rest.starts_with(['.', '[']))
+    }
+}
+
 impl Found {
     pub fn is_empty(&self) -> bool {
         self.total == 0
@@ -75,6 +82,13 @@ impl Found {
     /// The value at this place has the wrong type. What is missing below it is not reported again.
     pub fn add_whole(&mut self, at: &Path<'_>, message: impl Into<String>) {
         self.push(at, message, true);
+    }
+
+    /// Appends what was found elsewhere.
+    pub fn absorb(&mut self, other: Found) {
+        self.total += other.total;
+        let room = VIOLATIONS_MAX.saturating_sub(self.kept.len());
+        self.kept.extend(other.kept.into_iter().take(room));
     }
 
     /// Adds the fault, if there is one.
@@ -90,11 +104,7 @@ impl Found {
             return;
         }
         let path = at.to_string();
-        let covered = self.kept.iter().any(|kept| {
-            kept.violation.path == path
-                || kept.whole
-                    && path.strip_prefix(&kept.violation.path).is_some_and(|rest| rest.starts_with(['.', '[']))
-        });
+        let covered = self.kept.iter().any(|kept| kept.violation.path == path || kept.whole && kept.is_above(&path));
         if !covered {
             self.total += 1;
             self.kept.push(Kept { violation: Violation { path, message: message.into() }, whole });

@@ -1,7 +1,7 @@
 //! Questions every test asks, each with its pages turned to the end.
 
-use futures_util::TryStreamExt as _;
 use fetchbox::client::Client;
+use futures_util::TryStreamExt as _;
 
 use super::{in_time, pb};
 

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
-use fetchbox::client::{Addr, Client, Options};
 use fetchbox::client::ipc::IpcClient;
+use fetchbox::client::{Addr, Client, Options};
 use fetchbox::config::Config;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};

@@ -62,7 +62,10 @@ impl AckLog {
 /// What must have become of a resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Truth {
-    Stored { sha256: [u8; 32], size_bytes: u64 },
+    Stored {
+        sha256: [u8; 32],
+        size_bytes: u64,
+    },
     /// Given up with this code.
     Dead(&'static str),
 }
@@ -241,9 +244,8 @@ impl Checker<'_> {
     fn manifest_object(&self, job: &pb::Job, tasks: &[pb::Task], owned: &mut BTreeSet<Place>, faults: &mut Faults) {
         let place = (job.manifest_bucket.clone(), job.manifest_key.clone());
         let read = self.objects.read(&place).ok_or_else(|| format!("there is no {place:?}"));
-        let parsed = read.and_then(|bytes| {
-            serde_json::from_slice::<serde_json::Value>(&bytes).map_err(|error| error.to_string())
-        });
+        let parsed = read
+            .and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).map_err(|error| error.to_string()));
         match parsed {
             Err(error) => faults.add(format!("{}: its stored manifest: {error}", job.job_id)),
             Ok(manifest) => {

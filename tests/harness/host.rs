@@ -5,8 +5,8 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use fetchbox::client::{Addr, Client, Options};
 use fetchbox::client::ipc::IpcClient;
+use fetchbox::client::{Addr, Client, Options};
 use fetchbox::config::Config;
 use fetchbox::daemon::{self, Addresses, Ended, Listeners, StartError};
 use tokio::task::JoinHandle;
@@ -61,11 +61,6 @@ impl Host {
     pub async fn restart(&mut self) {
         assert_eq!(self.stop().await, Ended::Drained);
         self.resume().await;
-    }
-
-    /// For the next start.
-    pub fn configure(&mut self, change: impl FnOnce(&mut Config)) {
-        change(&mut self.config);
     }
 
     fn addresses(&self) -> &Addresses {

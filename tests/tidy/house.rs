@@ -77,6 +77,7 @@ pub const FOREIGN: &[(&str, &[&str])] = &[
     ("tonic_health", &["api"]),
     ("tonic_reflection", &["api"]),
     ("tonic_prost", &["proto"]),
+    // The demo brings an origin of its own.
     ("axum", &["api", "cli"]),
     ("prost", &["proto", "store", "api", "client"]),
     ("prost_types", &["proto", "api", "client"]),
@@ -91,6 +92,9 @@ pub const FOREIGN: &[(&str, &[&str])] = &[
     ("comfy_table", &["cli"]),
     ("serde_yaml", &["config", "cli"]),
 ];
+
+/// Foreign crates that `#[cfg(test)]` code of any room may use.
+pub const TEST_TOOLS: &[&str] = &["serde_yaml", "fastrand"];
 
 /// Never in Cargo.lock: two TLS providers are one too many, and both need more than a C compiler to build.
 pub const BANNED_PACKAGES: &[&str] = &["aws-lc-sys", "aws-lc-rs", "openssl-sys", "native-tls", "openssl"];

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::house::{BANNED_PACKAGES, FOREIGN, HOUSE, LINES_MAX, ONLY, Room, SINGLE_PACKAGES};
+use super::house::{BANNED_PACKAGES, FOREIGN, HOUSE, LINES_MAX, ONLY, Room, SINGLE_PACKAGES, TEST_TOOLS};
 use super::lex::{self, Named, Tokens};
 
 pub fn find(name: &str) -> Option<&'static Room> {
@@ -36,7 +36,7 @@ pub fn resolve(named: &Named, file_module: &[String]) -> Option<Vec<String>> {
 }
 
 pub fn is_test_file(path: &str) -> bool {
-    path.ends_with("/tests.rs") || path.contains("/tests/")
+    path.ends_with("/tests.rs") || path.ends_with("_test.rs") || path.contains("/tests/")
 }
 
 /// Every place where a room names one it may not.
@@ -81,7 +81,9 @@ pub fn foreigners(path: &str, tokens: &Tokens) -> Vec<String> {
     let home = module.first().map_or("", String::as_str);
     let stray = |named: &&Named| {
         let rule = FOREIGN.iter().find(|(name, _)| named.path.first().is_some_and(|first| first == name));
-        rule.is_some_and(|(_, rooms)| !rooms.contains(&home))
+        let tool = (named.test || is_test_file(path))
+            && named.path.first().is_some_and(|first| TEST_TOOLS.contains(&first.as_str()));
+        !tool && rule.is_some_and(|(_, rooms)| !rooms.contains(&home))
     };
     let named = tokens.named.iter().filter(stray);
     named.map(|n| format!("{path}:{}: {} does not live in {home}", n.line, n.path[0])).collect()
@@ -102,7 +104,7 @@ pub fn clocks(path: &str, tokens: &Tokens) -> Vec<String> {
             || p.ends_with(&["Zoned", "now"])
             || p.ends_with(&["Uuid", "now_v7"])
             || p.ends_with(&["Uuid", "new_v4"])
-            || p.first() == Some(&"fastrand")
+            || (p.first() == Some(&"fastrand") && !p.ends_with(&["with_seed"]))
     };
     let named = tokens.named.iter().filter(asks);
     named.map(|n| format!("{path}:{}: {} belongs in clock.rs", n.line, n.path.join("::"))).collect()

@@ -21,16 +21,17 @@ const LOG_MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 /// What stands where a header's value would.
 const HIDDEN: &str = "***";
 
-pub(crate) fn submitted(job: JobId, manifest_key: String, resource_count: u32, duplicate: bool) -> pb::SubmitJobResponse {
+pub(crate) fn submitted(
+    job: JobId,
+    manifest_key: String,
+    resource_count: u32,
+    duplicate: bool,
+) -> pb::SubmitJobResponse {
     pb::SubmitJobResponse { job_id: job.to_string(), manifest_key, resource_count, duplicate }
 }
 
 pub(crate) fn pong(api: &Api) -> pb::Pong {
-    pb::Pong {
-        timestamp_ms: api.clock.now_ms(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        serving: api.serving(),
-    }
+    pb::Pong { timestamp_ms: api.clock.now_ms(), version: env!("CARGO_PKG_VERSION").to_owned(), serving: api.serving() }
 }
 
 pub(crate) fn validation(validation: Validation) -> pb::ValidateManifestResponse {
@@ -348,7 +349,8 @@ pub(crate) fn controls(controls: Controls) -> pb::ControlQueueResponse {
 }
 
 pub(crate) fn health(live: &[Check], ready: &[Check]) -> pb::GetHealthResponse {
-    let check = |check: &Check| pb::HealthCheck { name: check.name.clone(), ok: check.ok, message: check.message.clone() };
+    let check =
+        |check: &Check| pb::HealthCheck { name: check.name.clone(), ok: check.ok, message: check.message.clone() };
     pb::GetHealthResponse {
         live: health::all_ok(live),
         ready: health::all_ok(ready),

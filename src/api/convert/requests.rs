@@ -106,7 +106,8 @@ pub(crate) fn job_filter(request: &pb::ListJobsRequest) -> Result<JobFilter, Ref
     let mut states: Vec<JobState> = Vec::new();
     for (at, state) in request.states.iter().enumerate() {
         let path = format!("states[{at}]");
-        let state = job_state_in(known(&path, *state)?).ok_or_else(|| Refusal::invalid(&path, "UNKNOWN is no state"))?;
+        let state =
+            job_state_in(known(&path, *state)?).ok_or_else(|| Refusal::invalid(&path, "UNKNOWN is no state"))?;
         states.push(state);
     }
     Ok(JobFilter {
@@ -175,7 +176,9 @@ fn new_log(at: usize, record: pb::LogRecord) -> Result<NewLog, Refusal> {
 }
 
 fn output_later(at: usize, what: &str) -> Refusal {
-    let message = format!("records[{at}]: this version does not store the output of running jobs ({what}); send lines as message on stream JOB");
+    let message = format!(
+        "records[{at}]: this version does not store the output of running jobs ({what}); send lines as message on stream JOB"
+    );
     Refusal::new(RefusalCode::Unimplemented, message)
 }
 
@@ -199,7 +202,10 @@ fn failure_in(status: &pb::JobStatus, now_ms: i64) -> Result<Option<Failure>, Re
     }
     let plain = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
     if code.len() > CODE_BYTES_MAX || !code.bytes().all(plain) {
-        return Err(Refusal::invalid("status.last_error_code", format!("must be like [A-Z0-9_]{{0,{CODE_BYTES_MAX}}}")));
+        return Err(Refusal::invalid(
+            "status.last_error_code",
+            format!("must be like [A-Z0-9_]{{0,{CODE_BYTES_MAX}}}"),
+        ));
     }
     let mut failure = match FailureCode::parse(code) {
         Some(known) => Failure::new(known, message.clone()),
@@ -289,7 +295,9 @@ pub(crate) fn control_change(request: pb::ControlQueueRequest) -> Result<Control
     }
     let host = (!request.host.is_empty()).then_some(request.host);
     match (action, job_type, host) {
-        (pb::ControlAction::Unspecified, _, _) => Err(Refusal::invalid("action", "one of PAUSE, RESUME, DRAIN is required")),
+        (pb::ControlAction::Unspecified, _, _) => {
+            Err(Refusal::invalid("action", "one of PAUSE, RESUME, DRAIN is required"))
+        }
         (pb::ControlAction::Pause, Some(job_type), _) => Ok(ControlChange::PauseJobType(job_type)),
         (pb::ControlAction::Pause, None, Some(host)) => Ok(ControlChange::PauseHost(host)),
         (pb::ControlAction::Pause, None, None) => Ok(ControlChange::Pause),
@@ -310,4 +318,3 @@ where
 {
     E::try_from(number).map_err(|_| Refusal::invalid(path, format!("{number} is not a known value")))
 }
-

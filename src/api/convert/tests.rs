@@ -153,7 +153,9 @@ fn every_enum_value_has_one_counterpart() {
 }
 
 fn places() -> crate::api::Places {
-    crate::api::Places::new(|spec, job_type, job| ("fetchbox".into(), format!("r/{job_type}/{job}/{}", spec.resource_id)))
+    crate::api::Places::new(|spec, job_type, job| {
+        ("fetchbox".into(), format!("r/{job_type}/{job}/{}", spec.resource_id))
+    })
 }
 
 fn a_job() -> Job {

@@ -305,7 +305,11 @@ impl Connection {
             // The timer may have been set for an earlier deadline that was met: it is moved at most once per timeout.
             if timer.deadline() >= at {
                 let unread = self.unread_deadline == Some(first);
-                return Poll::Ready(if unread { "answers were not read in time" } else { "a frame was not finished in time" });
+                return Poll::Ready(if unread {
+                    "answers were not read in time"
+                } else {
+                    "a frame was not finished in time"
+                });
             }
             timer.as_mut().reset(at);
         }

@@ -271,7 +271,7 @@ async fn a_large_request_waits_until_others_have_left_room() {
     let size = 200_000;
     let options = Options { large_frames_bytes_max: 0, frame_bytes_max: size + 1_000, ..Options::default() };
     let served = serve_test(options);
-    let large = |id| {
+    let large = move |id| {
         let manifest_json = vec![b'x'; size];
         let source = Some(pb::submit_job_request::Source::ManifestJson(manifest_json));
         request(id, ipc_request::Body::Submit(pb::SubmitJobRequest { source, ..Default::default() }))
@@ -314,13 +314,15 @@ async fn at_shutdown_what_is_in_flight_is_answered_and_the_rest_is_not_begun() {
     let mut stream = served.connect().await;
     stream.write_all(&submit(1)).await.unwrap();
     served.holds(1).await;
+    let mut idle = served.connect().await;
+    idle.write_all(&ping(1)).await.unwrap();
+    read_answer(&mut idle).await;
     served.stop.cancel();
-    let idle_until_stop = served.connect().await;
+    assert!(is_closed(&mut idle).await);
     served.answer_all();
     assert_eq!(read_answer(&mut stream).await.request_id, 1);
     assert!(is_closed(&mut stream).await);
     served.task.await.unwrap();
-    drop(idle_until_stop);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

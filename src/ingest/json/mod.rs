@@ -28,7 +28,7 @@ pub fn parse(text: &str, found: &mut Found) -> Result<RawManifest, Violation> {
     let read = As(shape).deserialize(&mut json).and_then(|()| json.end());
     match read {
         Ok(()) => {
-            *found = noted;
+            found.absorb(noted);
             Ok(raw)
         }
         Err(error) => Err(Violation { path: "manifest".to_owned(), message: format!("is not valid JSON: {error}") }),
