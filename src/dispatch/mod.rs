@@ -25,6 +25,8 @@ mod inbox;
 mod lane;
 mod leases;
 #[cfg(test)]
+mod model_queue;
+#[cfg(test)]
 mod model_test;
 mod parking;
 mod plan;
@@ -176,6 +178,8 @@ impl Dispatcher {
         let inbox = Arc::new(inbox::Inbox::default());
         let leases = Arc::new(leases::Leases::default());
         let board = Arc::new(handle::Board::default());
+        // Not yet running is not hanging.
+        board.write(|status| status.last_turn_ms = deps.clock.now_ms());
         let (owed, news) = finalize::news();
         let handle = handle::Inner {
             store: deps.store.clone(),
