@@ -8,7 +8,7 @@ use crate::harness::checker::{self, Checker, Shelf};
 use crate::harness::host::Host;
 use crate::harness::manifest::{keyed, resource, submission};
 use crate::harness::origin::{Behaviour, Origin};
-use crate::harness::{ask, pb};
+use crate::harness::{ask, few_at_once, pb};
 
 async fn control(client: &Client, action: pb::ControlAction) -> pb::ControlQueueResponse {
     client.control_queue(pb::ControlQueueRequest { action: action.into(), ..Default::default() }).await.unwrap()
@@ -58,7 +58,7 @@ async fn a_paused_host_waits_while_the_others_are_served() {
 async fn a_drain_refuses_intake_and_works_the_queue_empty() {
     let origin = Origin::start().await;
     origin.on("/", Behaviour::body(10, 1).delay_ms(50));
-    let mut host = Host::start(|config| config.dispatch.in_flight = 2).await;
+    let mut host = Host::start(|config| few_at_once(config, 2)).await;
     let client = host.client().await;
     let resources: Vec<_> = (0..8).map(|at| resource(&format!("r{at}"), &origin.url(&format!("/{at}")))).collect();
     let job_id = ask::submit(&client, submission(&resources)).await;
@@ -152,7 +152,7 @@ async fn higher_priority_runs_first_and_retries_survive_a_restart() {
     origin.on("/", Behaviour::body(10, 1));
     origin.on("/flaky", Behaviour::body(10, 2).fail_first(1, 503));
     let mut host = Host::start(|config| {
-        config.dispatch.in_flight = 1;
+        few_at_once(config, 1);
         config.dispatch.backoff_min_ms = 1_500;
         config.dispatch.backoff_max_ms = 3_000;
     })

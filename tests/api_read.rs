@@ -6,13 +6,13 @@ use std::collections::BTreeSet;
 use crate::harness::host::Host;
 use crate::harness::manifest::{raw, resource, submission, typed};
 use crate::harness::origin::{Behaviour, Origin};
-use crate::harness::{ask, in_time, pb};
+use crate::harness::{ask, few_at_once, in_time, pb};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_never_goes_back_ends_with_the_job_and_can_be_resumed() {
     let origin = Origin::start().await;
     origin.on("/", Behaviour::body(10, 1).delay_ms(50));
-    let host = Host::start(|config| config.dispatch.in_flight = 2).await;
+    let host = Host::start(|config| few_at_once(config, 2)).await;
     let client = host.client().await;
     let resources: Vec<_> = (0..10).map(|at| resource(&format!("r{at}"), &origin.url(&format!("/{at}")))).collect();
     let job_id = ask::submit(&client, submission(&resources)).await;

@@ -1,4 +1,6 @@
 //! Random events against a naive queue: what a user would lose if the planner were wrong.
+//!
+//! Long because: the naive model, its events and the comparison are one argument and read as one.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;

@@ -15,7 +15,8 @@ use super::keys::{self, Family, Space};
 use super::mark::{Mark, MarkFile};
 use super::records::{CountersRow, MarkRow, QueueRow};
 use super::spaces::Spaces;
-use super::tx::{Tally, Tx};
+use super::tally::Tally;
+use super::tx::Tx;
 use super::{journal::Chain, published::Published};
 use crate::model::{Refusal, RefusalCode};
 use crate::telemetry::Metrics;
@@ -282,19 +283,20 @@ impl Core {
         self.metrics.commit_groups.inc();
         self.mark = next;
         self.tally = tx.tally;
-        self.count_rows(&changes);
+        self.count_rows(&changes, tx.created.len() as u64);
         self.published.publish(sequence, self.tally, tx.controls.take(), &tx.touched, tx.queue_moved);
         Ok(())
     }
 
-    fn count_rows(&self, changes: &std::collections::BTreeMap<keys::Key, Option<Vec<u8>>>) {
+    fn count_rows(&self, changes: &std::collections::BTreeMap<keys::Key, Option<Vec<u8>>>, created: u64) {
         let of = |family: Family| {
             let written = |(key, value): &(&keys::Key, &Option<Vec<u8>>)| {
                 key.bytes.first() == Some(&(family as u8)) && value.is_some()
             };
             changes.iter().filter(written).count() as u64
         };
-        self.metrics.ledger_jobs_updated.inc_by(of(Family::Job));
+        self.metrics.ledger_jobs_created.inc_by(created);
+        self.metrics.ledger_jobs_updated.inc_by(of(Family::Job).saturating_sub(created));
         self.metrics.ledger_logs_written.inc_by(of(Family::Log));
     }
 }

@@ -33,6 +33,12 @@ pub fn config(data: &Path) -> Config {
     config
 }
 
+/// At most this many downloads at once.
+pub fn few_at_once(config: &mut Config, count: u32) {
+    config.dispatch.in_flight = count;
+    config.dispatch.per_host = count;
+}
+
 /// The result of something that must end.
 #[track_caller]
 pub fn in_time<T>(what: &str, future: impl Future<Output = T>) -> impl Future<Output = T> {
