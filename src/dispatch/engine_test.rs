@@ -13,7 +13,7 @@ use super::engine::{Engine, Shared};
 use super::handle::Board;
 use super::inbox::Inbox;
 use super::leases::Leases;
-use super::model_test::{Queue, State};
+use super::model_queue::{Queue, State};
 use super::window::{Fetched, Reads};
 use crate::clock::Clock;
 use crate::model::{Controls, JobId, JobState, Priority, Refusal, RefusalCode, StoredObject};

@@ -25,6 +25,8 @@ mod inbox;
 mod lane;
 mod leases;
 #[cfg(test)]
+mod model_queue;
+#[cfg(test)]
 mod model_test;
 mod parking;
 mod plan;
