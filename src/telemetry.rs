@@ -13,6 +13,9 @@ use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+/// A counter whose label is already looked up, for paths that run for every request.
+pub use prometheus::IntCounter as Counter;
+
 /// Seconds, from a tenth of a millisecond to a minute.
 const LATENCY_BUCKETS: [f64; 14] =
     [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0];

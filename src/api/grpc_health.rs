@@ -10,7 +10,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
-use super::grpc::{Answers, Call, Door};
+use super::door::{Answers, Call, Door};
 use super::health::all_ok;
 use crate::model::Refusal;
 

@@ -11,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::answer::answer_once;
-use super::grpc::{Answers, Call, Door, stopping, too_large};
+use super::door::{Answers, Call, Door, stopping, too_large};
 use super::{convert, errors};
 use crate::ingest::Ingest;
 use crate::model::{Refusal, RefusalCode};

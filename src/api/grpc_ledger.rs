@@ -5,7 +5,7 @@
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
-use super::grpc::{Answers, Call, Door};
+use super::door::{Answers, Call, Door};
 use super::{convert, errors};
 use crate::clock::Clock;
 use crate::ledger::LogPage;

@@ -10,6 +10,7 @@
 
 mod answer;
 mod convert;
+mod door;
 mod errors;
 pub mod frame;
 pub mod grpc;

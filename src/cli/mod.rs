@@ -28,6 +28,8 @@ use args::{Cli, ConfigVerb, Verb};
 use exit::{Exit, Failure, Result};
 use out::Out;
 
+use crate::clock::Clock;
+
 /// Parses the command line, does what it says, and turns the end into an exit code.
 pub fn main() -> ExitCode {
     let exit = match Cli::try_parse() {
@@ -98,5 +100,5 @@ fn no_runtime(error: std::io::Error) -> Failure {
 
 /// Wall time for ages and relative times.
 fn now_ms() -> i64 {
-    jiff::Timestamp::now().as_millisecond()
+    Clock::system().now_ms()
 }

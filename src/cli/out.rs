@@ -5,7 +5,7 @@
 use std::fmt;
 use std::io::{self, IsTerminal as _, Write as _};
 
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{Table, presets};
 
 use super::args::Output;
 use super::exit::Result;
@@ -48,13 +48,10 @@ impl Out {
     }
 }
 
-/// An empty table that fits the terminal and stays whole when piped.
+/// An empty table. Rows stay whole on one line each: ids and digests are there to be copied.
 pub fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header.map(str::to_uppercase));
-    if io::stdout().is_terminal() {
-        table.set_content_arrangement(ContentArrangement::Dynamic);
-    }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }

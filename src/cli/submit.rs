@@ -122,10 +122,7 @@ fn bounded(from: impl std::io::Read) -> std::io::Result<Vec<u8>> {
 
 /// JSON stays as it is, so that metadata reaches the daemon verbatim; anything else is read as YAML.
 fn to_json(bytes: Vec<u8>) -> std::result::Result<Vec<u8>, String> {
-    let not_json = match serde_json::from_slice::<serde::de::IgnoredAny>(&bytes) {
-        Ok(_) => return Ok(bytes),
-        Err(error) => error,
-    };
+    let Err(not_json) = serde_json::from_slice::<serde::de::IgnoredAny>(&bytes) else { return Ok(bytes) };
     let text = std::str::from_utf8(&bytes).map_err(|error| format!("is not UTF-8: {error}"))?;
     match serde_yaml::from_str::<serde_yaml::Value>(text) {
         Ok(value @ serde_yaml::Value::Mapping(_)) if !text.trim_start().starts_with('{') => {

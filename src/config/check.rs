@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use super::{Config, Problem};
+use super::Config;
+use super::problem::Problem;
 use crate::handler::{Registry, SettingsError};
 
 /// `sun_path` holds 108 bytes, the last one zero.
@@ -83,11 +84,6 @@ fn rooms(config: &Config, found: &mut Vec<Problem>) {
             .into_iter()
             .map(|violation| Problem::at(format!("dispatch.{}", violation.path), violation.message)),
     );
-    let dispatch = &config.dispatch;
-    if dispatch.per_host > dispatch.in_flight {
-        let message = format!("{} is more than dispatch.in_flight ({})", dispatch.per_host, dispatch.in_flight);
-        found.push(Problem::at("dispatch.per_host", message));
-    }
     if config.ingest.open_tasks_max == 0 {
         found.push(Problem::at("ingest.open_tasks_max", "must be at least 1: nothing could be submitted"));
     }

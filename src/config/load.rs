@@ -3,49 +3,15 @@
 //! Owns: precedence (defaults < file < environment) and telling where each mistake stands. Must not know: what the keys mean.
 
 use std::ffi::OsString;
-use std::fmt;
 use std::path::Path;
 
 use serde_yaml::{Mapping, Value};
 
 use super::Config;
+use super::problem::{Invalid, Problem};
 
 /// `FETCHBOX__WORKER__IN_FLIGHT` sets `worker.in_flight`.
 const PREFIX: &str = "FETCHBOX__";
-
-/// One mistake: where, and what.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// `fetchbox.yml:3:5`, an environment variable's name, or a key path.
-    pub place: String,
-    pub message: String,
-}
-
-impl Problem {
-    pub fn at(place: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { place: place.into(), message: message.into() }
-    }
-}
-
-/// A configuration nobody should run with. Never empty.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Invalid {
-    pub problems: Vec<Problem>,
-}
-
-impl fmt::Display for Invalid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.problems.as_slice() {
-            [one] => write!(f, "bad configuration: {}: {}", one.place, one.message),
-            many => {
-                write!(f, "bad configuration, {} problems:", many.len())?;
-                many.iter().try_for_each(|problem| write!(f, "\n  {}: {}", problem.place, problem.message))
-            }
-        }
-    }
-}
-
-impl std::error::Error for Invalid {}
 
 /// Reads `file` if there is one, lays the environment over it and checks the whole.
 ///

@@ -5,13 +5,15 @@
 mod check;
 mod listen;
 mod load;
+mod problem;
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 pub use listen::{Listen, SocketMode, TcpAt, UnixAt};
-pub use load::{Invalid, Problem, load};
+pub use load::load;
+pub use problem::{Invalid, Problem};
 
 use crate::telemetry::Log;
 use crate::{api, dispatch, handler, ingest, objects, retention, store, worker};

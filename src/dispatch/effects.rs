@@ -14,10 +14,11 @@ use super::finalize::Owed;
 use super::gate::AttemptGate;
 use super::lane::{Candidate, Row};
 use super::leases::Leases;
+use super::off_thread;
 use super::window::{DuePage, DueRead, Fetched, Reads};
 use crate::clock::Clock;
 use crate::handler;
-use crate::model::{Controls, JobId, Manifest, Refusal, RefusalCode, TaskIndex, TaskRef};
+use crate::model::{Controls, JobId, Manifest, Refusal, TaskIndex, TaskRef};
 use crate::objects::Place;
 use crate::store::{DueCursor, Lease, LeaseWant, Plan, QueueKey, Reader, Settled, Settlement, Store};
 use crate::worker::{Assignment, Outcome, Worker};
@@ -161,13 +162,6 @@ impl Live {
         let place = Place { bucket: candidate.job.manifest_bucket.clone(), key: candidate.job.manifest_key.clone() };
         self.worker.store_manifest(place, Bytes::from(json)).await
     }
-}
-
-/// Runs a read where it may block.
-pub(super) async fn off_thread<T: Send + 'static>(read: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
-    tokio::task::spawn_blocking(read)
-        .await
-        .map_err(|error| Refusal::new(RefusalCode::Internal, format!("a read did not end: {error}")))
 }
 
 /// Each source by itself: one that is damaged does not hide the others.

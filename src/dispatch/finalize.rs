@@ -11,7 +11,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Policy;
-use super::effects::off_thread;
+use super::off_thread;
 use super::{is_busy, pause_of};
 use crate::clock::{Clock, random_unit};
 use crate::handler::Registry;

@@ -4,10 +4,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::effects::off_thread;
 use super::finalize::Owed;
 use super::inbox::Inbox;
 use super::leases::Leases;
+use super::off_thread;
 use super::replay::Replay;
 use super::{ReplayReport, Status};
 use crate::clock::{Clock, JobIds};

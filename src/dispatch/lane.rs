@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::hosts::HostTable;
 use crate::model::{Controls, JobId, JobType, Priority, TaskIndex, TaskRef, TaskSpec};
 use crate::store::{Plan, QueueKey};
+use crate::worker::host_port;
 
 /// Tasks that the same switches and limits hold back: same host, same job type.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -101,15 +102,10 @@ fn spec_bytes(spec: &TaskSpec) -> usize {
     spec.url.len() + spec.resource_id.len() + headers + pairs(&spec.tags) + pairs(&spec.object_metadata)
 }
 
-/// Normalised `host:port` of a URL: what limits, pauses and switches are kept by. A URL without a host has lane `-`:
-/// the worker will say what is wrong with it.
+/// What limits, pauses and switches are kept by: the worker's own name for the host, so that both count the same places. A URL
+/// that cannot be fetched has host `-`; the worker will say what is wrong with it.
 pub(super) fn host_of(url: &str) -> String {
-    let Ok(url) = url::Url::parse(url) else { return "-".to_owned() };
-    match (url.host_str(), url.port_or_known_default()) {
-        (Some(host), Some(port)) => format!("{host}:{port}"),
-        (Some(host), None) => host.to_owned(),
-        (None, _) => "-".to_owned(),
-    }
+    host_port(url).unwrap_or_else(|| "-".to_owned())
 }
 
 /// What is open now.
@@ -199,15 +195,6 @@ impl Aside {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_same_origin_written_differently_is_one_host() {
-        assert_eq!(host_of("HTTPS://Example.COM/a"), "example.com:443");
-        assert_eq!(host_of("https://example.com:443/b?c"), "example.com:443");
-        assert_eq!(host_of("http://[::1]:8080/"), "[::1]:8080");
-        assert_eq!(host_of("http://0x7f000001/"), "127.0.0.1:80");
-        assert_eq!(host_of("nonsense"), "-");
-    }
 
     #[test]
     fn a_host_can_be_paused_with_or_without_its_port() {

@@ -232,6 +232,13 @@ impl Dispatcher {
     }
 }
 
+/// Runs a read where it may block.
+async fn off_thread<T: Send + 'static>(read: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+    tokio::task::spawn_blocking(read)
+        .await
+        .map_err(|error| Refusal::new(RefusalCode::Internal, format!("a read did not end: {error}")))
+}
+
 /// The committer has too much to do: the same call may pass in a moment.
 fn is_busy(refusal: &Refusal) -> bool {
     match refusal.code {

@@ -1,4 +1,6 @@
 //! Random events against a naive queue: what a user would lose if the planner were wrong.
+//!
+//! Long because: the naive model, its events and the comparison are one argument and read as one.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -626,5 +628,25 @@ fn while_storage_is_parked_one_probe_at_a_time_asks() {
     world.end(0, 7);
     world.turn();
     assert_eq!(world.running.len(), 8, "all go on at the first success");
+    world.finish();
+}
+
+#[test]
+fn a_row_read_again_while_its_last_task_is_in_a_refused_lease_call_is_not_deleted() {
+    let mut world = World::new(options(1, 1, 6), false);
+    world.queue.submit(Priority::Normal, &[0, 0], "x", 0);
+    world.turn();
+    world.end(0, 7);
+    // One of host a is held, the other aside. The held one goes into a call that will be refused …
+    world.begin(true);
+    let job = world.queue.jobs[0].job;
+    // … and the other leaves the row meanwhile, so that the row, read again, has nothing left to hold.
+    world.queue.states.insert(TaskRef { job, index: TaskIndex(1) }, State::Due(world.now));
+    world.planner.due_changed(world.now);
+    world.begin(false);
+    world.answer();
+    // With the host shut, the next call has no picks, only spent rows: this one must not be among them.
+    world.hosts.pause(&"a:80".into(), world.now + 1_000);
+    world.turn();
     world.finish();
 }

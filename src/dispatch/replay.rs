@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
 use super::ReplayReport;
-use super::effects::off_thread;
+use super::off_thread;
 use super::{is_busy, pause_of};
 use crate::clock::JobIds;
 use crate::handler::manifest_key;

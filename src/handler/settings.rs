@@ -135,10 +135,9 @@ impl TypeSettings {
         if let Some(fault) = self.storage.bucket.as_deref().and_then(rules::bucket_fault) {
             add("storage.bucket".to_owned(), fault);
         }
-        if let Some(prefix) = &self.storage.key_prefix {
-            if let Some(fault) = rules::key_fault(prefix.strip_suffix('/').unwrap_or(prefix)) {
-                add("storage.key_prefix".to_owned(), fault);
-            }
+        let prefix = self.storage.key_prefix.as_deref();
+        if let Some(fault) = prefix.and_then(|prefix| rules::key_fault(prefix.strip_suffix('/').unwrap_or(prefix))) {
+            add("storage.key_prefix".to_owned(), fault);
         }
         if !(1..=600_000).contains(&self.timeout_ms) {
             add("timeout_ms".to_owned(), "must be 1 to 600000");

@@ -23,7 +23,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use prometheus::IntCounter;
 use serde::{Deserialize, Serialize};
 
 pub use self::raw::{RawManifest, RawResource, RawStorageHint, Source, Submission};
@@ -34,7 +33,7 @@ use crate::clock::{Clock, JobIds};
 use crate::handler::Registry;
 use crate::model::{Failure, Job, JobId, JobState, NewLog, Refusal, RefusalCode, Violation};
 use crate::store::{Admitted, NewJob, Reader, StatusChange, Store};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Counter, Metrics};
 
 /// Bytes of an idempotency key.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 256;
@@ -224,10 +223,10 @@ fn draining(why: &str) -> Refusal {
 /// Labels are looked up once: this runs for every submission.
 struct Counts {
     metrics: Arc<Metrics>,
-    accepted: IntCounter,
-    duplicate: IntCounter,
-    rejected: IntCounter,
-    unavailable: IntCounter,
+    accepted: Counter,
+    duplicate: Counter,
+    rejected: Counter,
+    unavailable: Counter,
 }
 
 impl Counts {

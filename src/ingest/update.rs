@@ -81,11 +81,8 @@ pub fn check_update(update: &StatusUpdate) -> Result<(), Refusal> {
     if update.state.is_none() && update.phase.is_none() && update.failure.is_none() {
         found.add(&status, "changes nothing: give a state, a phase or an error");
     }
-    if let Some(phase) = &update.phase {
-        if phase.len() > PHASE_BYTES_MAX || rules::has_control(phase) {
-            found
-                .add(&status.key("phase"), format!("is longer than {PHASE_BYTES_MAX} bytes or has control characters"));
-        }
+    if update.phase.as_ref().is_some_and(|phase| phase.len() > PHASE_BYTES_MAX || rules::has_control(phase)) {
+        found.add(&status.key("phase"), format!("is longer than {PHASE_BYTES_MAX} bytes or has control characters"));
     }
     if let Some(failure) = &update.failure {
         let context = failure.context.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();

@@ -229,3 +229,6 @@ impl Ledger {
 fn no_job(id: JobId) -> Refusal {
     Refusal::not_found(format!("job {id}")).with_job(id)
 }
+
+#[cfg(test)]
+mod tests;

@@ -103,7 +103,7 @@ impl Objects {
         key::check_segment(stage)?;
         Ok(match &self.backend {
             Backend::Local(local) => Upload::local(local.begin(place, stage)?),
-            Backend::S3(s3) => Upload::s3(s3.begin(place, label, stage, bytes_max)?),
+            Backend::S3(s3) => Upload::s3(s3_upload::S3Upload::begin(s3, place, &label, stage, bytes_max)?),
         })
     }
 

@@ -17,7 +17,6 @@ use object_store::{
 };
 
 use super::s3_error::{classify, is_unknown_upload};
-use super::s3_upload::S3Upload;
 use super::{Error, ErrorKind, Head, Label, Options, Place};
 
 /// User metadata: the object's SHA-256 in hexadecimal.
@@ -59,12 +58,9 @@ impl S3 {
         Ok(s3)
     }
 
-    pub(super) fn begin(&self, place: &Place, label: Label, stage: &str, bytes_max: u64) -> Result<S3Upload, Error> {
-        let client = self.client(&place.bucket)?;
-        let part_bytes = super::s3_upload::part_bytes(self.0.options.multipart_bytes, bytes_max);
-        let mut attributes = attributes(&label)?;
-        insert(&mut attributes, ATTEMPT, stage.to_owned());
-        Ok(S3Upload::new(self.clone(), client, place.clone(), path(place)?, attributes, stage, part_bytes))
+    /// Equal parts of at least this many bytes.
+    pub(super) fn part_bytes_min(&self) -> u64 {
+        self.0.options.multipart_bytes
     }
 
     pub(super) async fn head(&self, place: &Place) -> Result<Option<Seen>, Error> {
@@ -101,7 +97,7 @@ impl S3 {
         }
     }
 
-    fn client(&self, bucket: &str) -> Result<Arc<AmazonS3>, Error> {
+    pub(super) fn client(&self, bucket: &str) -> Result<Arc<AmazonS3>, Error> {
         let mut clients = self.0.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = clients.get(bucket) {
             return Ok(client.clone());
@@ -193,7 +189,7 @@ fn header_safe(value: &str) -> String {
     })
 }
 
-fn path(place: &Place) -> Result<Path, Error> {
+pub(super) fn path(place: &Place) -> Result<Path, Error> {
     Path::parse(&place.key).map_err(|error| Error::new(ErrorKind::Rejected, error.to_string()))
 }
 

@@ -14,7 +14,7 @@ use object_store::{Attributes, PutMultipartOptions, PutPayload};
 
 use super::s3::{self, S3};
 use super::s3_error::classify;
-use super::{Error, ErrorKind, Head, Place};
+use super::{Error, ErrorKind, Head, Label, Place};
 
 /// S3's own limit.
 const PARTS_MAX: u64 = 10_000;
@@ -43,29 +43,24 @@ pub(super) struct S3Upload {
 }
 
 impl S3Upload {
-    pub(super) fn new(
-        s3: S3,
-        client: Arc<AmazonS3>,
-        place: Place,
-        path: Path,
-        attributes: Attributes,
-        stage: &str,
-        part_bytes: u64,
-    ) -> Self {
-        Self {
-            s3,
-            client,
-            place,
-            path,
+    /// `stage` is unique to this try; `bytes_max` decides the part size.
+    pub(super) fn begin(s3: &S3, place: &Place, label: &Label, stage: &str, bytes_max: u64) -> Result<Self, Error> {
+        let mut attributes = s3::attributes(label)?;
+        s3::insert(&mut attributes, s3::ATTEMPT, stage.to_owned());
+        Ok(Self {
+            client: s3.client(&place.bucket)?,
+            path: s3::path(place)?,
+            part_bytes: part_bytes(s3.part_bytes_min(), bytes_max),
+            s3: s3.clone(),
+            place: place.clone(),
             attributes,
             stage: stage.to_owned(),
-            part_bytes,
             gathered: VecDeque::new(),
             gathered_bytes: 0,
             sent_bytes: 0,
             upload_id: None,
             parts: Vec::new(),
-        }
+        })
     }
 
     pub(super) fn upload_id(&self) -> Option<&str> {

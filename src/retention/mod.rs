@@ -212,26 +212,4 @@ impl Inner {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_request_without_kinds_cleans_them_all_at_their_configured_ages() {
-        let day = 86_400_000;
-        let order = asked(&Options::default(), &Cleanup::default(), 100 * day);
-        assert_eq!(order.kinds.len(), CleanupKind::ALL.len());
-        assert_eq!((order.cutoffs.jobs, order.cutoffs.dlq), (Some(70 * day), Some(10 * day)));
-        assert_eq!((order.max, order.dry_run), (None, false));
-        let one = Cleanup { older_than_days: Some(3), max_deletes: 9, ..Cleanup::default() };
-        let order = asked(&Options::default(), &one, 100 * day);
-        assert_eq!((order.cutoffs.queue, order.max), (Some(97 * day), Some(9)));
-    }
-
-    #[test]
-    fn a_batch_the_store_would_refuse_is_refused_at_start() {
-        assert!(Options::default().check().is_ok());
-        for batch in [0, 1_001] {
-            assert!(Options { batch, ..Options::default() }.check().unwrap_err().starts_with("retention.batch"));
-        }
-    }
-}
+mod tests;

@@ -10,7 +10,7 @@ use super::mark::MarkFile;
 use super::open::{OpenError, Options, open_database, recover};
 use super::records::{self, DeadLetterRow, IdempotencyRow, JobRow, LeaseRow, ReadyRow, SpecRow, TaskRow};
 use super::spaces::Spaces;
-use super::tx::Tally;
+use super::tally::Tally;
 use super::{journal, open::VERSION};
 use crate::model::{FailureCode, JobId, JobState, Refusal, TaskRef};
 

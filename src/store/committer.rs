@@ -15,7 +15,8 @@ use super::keys::{self, Family, Space};
 use super::mark::{Mark, MarkFile};
 use super::records::{CountersRow, MarkRow, QueueRow};
 use super::spaces::Spaces;
-use super::tx::{Tally, Tx};
+use super::tally::Tally;
+use super::tx::Tx;
 use super::{journal::Chain, published::Published};
 use crate::model::{Refusal, RefusalCode};
 use crate::telemetry::Metrics;
@@ -281,25 +282,22 @@ impl Core {
         timer.observe_duration();
         self.metrics.commit_groups.inc();
         self.mark = next;
-        self.count_rows(&changes, &tx.tally);
         self.tally = tx.tally;
+        self.count_rows(&changes, tx.created.len() as u64);
         self.published.publish(sequence, self.tally, tx.controls.take(), &tx.touched, tx.queue_moved);
         Ok(())
     }
 
-    /// `after`: the totals with this group, which are not yet ours.
-    fn count_rows(&self, changes: &std::collections::BTreeMap<keys::Key, Option<Vec<u8>>>, after: &Tally) {
-        let of = |family: Family, written: bool| {
-            let counts = |(key, value): &(&keys::Key, &Option<Vec<u8>>)| {
-                key.bytes.first() == Some(&(family as u8)) && value.is_some() == written
+    fn count_rows(&self, changes: &std::collections::BTreeMap<keys::Key, Option<Vec<u8>>>, created: u64) {
+        let of = |family: Family| {
+            let written = |(key, value): &(&keys::Key, &Option<Vec<u8>>)| {
+                key.bytes.first() == Some(&(family as u8)) && value.is_some()
             };
-            changes.iter().filter(counts).count() as u64
+            changes.iter().filter(written).count() as u64
         };
-        let jobs = |tally: &Tally| tally.jobs.iter().sum::<u64>();
-        let created = (jobs(after) + of(Family::Job, false)).saturating_sub(jobs(&self.tally));
         self.metrics.ledger_jobs_created.inc_by(created);
-        self.metrics.ledger_jobs_updated.inc_by(of(Family::Job, true).saturating_sub(created));
-        self.metrics.ledger_logs_written.inc_by(of(Family::Log, true));
+        self.metrics.ledger_jobs_updated.inc_by(of(Family::Job).saturating_sub(created));
+        self.metrics.ledger_logs_written.inc_by(of(Family::Log));
     }
 }
 

@@ -4,10 +4,9 @@
 
 use super::keys;
 use super::queue::end_job;
-use super::reader::UploadRecord;
 use super::records::{ControlsRow, FailureRow, UploadRow};
 use super::tx::Tx;
-use super::verbs::StatusChange;
+use super::verbs::{StatusChange, UploadRecord};
 use crate::model::{ControlChange, Controls, Job, JobId, NewLog, Refusal, RefusalCode};
 
 pub fn update_status(tx: &mut Tx<'_>, change: StatusChange) -> Result<Job, Refusal> {

@@ -23,6 +23,7 @@ mod reader;
 mod records;
 mod salvage;
 mod spaces;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod tx;
@@ -34,11 +35,11 @@ use std::time::Duration;
 pub use check::{CheckReport, check};
 pub use open::{OpenError, Opened, Options, StoreGuard, open};
 pub use published::JobWatch;
-pub use reader::{Counters, DueCursor, DueEntry, Plan, Reader, ReadyEntry, ReadyPage, Sizes, UploadRecord};
+pub use reader::{Counters, DueCursor, DueEntry, Plan, Reader, ReadyEntry, ReadyPage, Sizes};
 pub use salvage::{SalvageReport, salvage};
 pub use verbs::{
     Admitted, Canceled, End, FreshJob, Idempotency, Lease, LeaseWant, NewJob, Prune, QueueKey, Replayed, Settled,
-    Settlement, StatusChange,
+    Settlement, StatusChange, UploadRecord,
 };
 
 use committer::{Committer, Request};

@@ -22,7 +22,7 @@ use super::published::Published;
 use super::reader::Reader;
 use super::records::{self, ControlsRow, MarkRow};
 use super::spaces::Spaces;
-use super::tx::Tally;
+use super::tally::Tally;
 use super::{Store, journal};
 use crate::model::{Controls, Refusal};
 use crate::telemetry::Metrics;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use super::tx::Tally;
+use super::tally::Tally;
 use crate::model::{Controls, JobId};
 
 pub struct Published {

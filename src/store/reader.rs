@@ -12,11 +12,11 @@ use fjall::{UserKey, UserValue};
 use prost::Message;
 use tokio::sync::watch;
 
-use super::QueueKey;
 use super::keys::{Family, Fields, Key, Space};
 use super::published::{JobWatch, Published};
 use super::records::{self, damaged};
 use super::spaces::Spaces;
+use super::{QueueKey, UploadRecord};
 use crate::model::{
     Controls, FailureCode, JobId, JobState, JobType, Priority, Refusal, TaskIndex, TaskRef, TaskSpec, Tenant,
 };
@@ -74,17 +74,6 @@ pub struct DueCursor {
 pub struct DueEntry {
     pub at_ms: i64,
     pub task: TaskRef,
-}
-
-/// A multipart upload somebody has begun.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UploadRecord {
-    pub task: TaskRef,
-    pub epoch: u64,
-    pub bucket: String,
-    pub key: String,
-    pub upload_id: String,
-    pub begun_at_ms: i64,
 }
 
 /// Totals kept with each commit group: exact, and free to read.

@@ -13,7 +13,7 @@ use super::mark::{Mark, MarkFile};
 use super::open::{OpenError, Options, VERSION, open_database, recover};
 use super::records::{CountersRow, JobRow, MarkRow, QueueRow};
 use super::spaces::Spaces;
-use super::tx::Tally;
+use super::tally::Tally;
 use super::{check::rebuild_tally, journal};
 
 /// Rows written in one batch.

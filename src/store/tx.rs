@@ -11,58 +11,8 @@ use prost::Message;
 use super::keys::{self, Family, Key};
 use super::records::{self, JobRow, LogRow, TaskRow};
 use super::spaces::Spaces;
-use crate::model::{Controls, FailureCode, JobId, JobState, NewLog, Refusal, TaskRef};
-
-/// Totals and allocators, small enough to be copied before each verb.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tally {
-    /// By position in [`JobState::ALL`].
-    pub jobs: [u64; JobState::ALL.len()],
-    pub tasks_open: u64,
-    pub tasks_leased: u64,
-    /// By position in [`FailureCode::ALL`].
-    pub dead_letters: [u64; FailureCode::ALL.len()],
-    pub dead_letter_bytes: u64,
-    pub next_epoch: u64,
-    /// By class, high first.
-    pub next_ready: [u64; 3],
-}
-
-impl Default for Tally {
-    fn default() -> Self {
-        Self {
-            jobs: [0; JobState::ALL.len()],
-            tasks_open: 0,
-            tasks_leased: 0,
-            dead_letters: [0; FailureCode::ALL.len()],
-            dead_letter_bytes: 0,
-            next_epoch: 1,
-            next_ready: [1; 3],
-        }
-    }
-}
-
-impl Tally {
-    /// Moves a job between the state counters.
-    pub fn count_state(&mut self, from: Option<JobState>, to: Option<JobState>) {
-        for (state, count) in JobState::ALL.into_iter().zip(&mut self.jobs) {
-            if from == Some(state) {
-                *count = count.saturating_sub(1);
-            }
-            if to == Some(state) {
-                *count += 1;
-            }
-        }
-    }
-
-    pub fn count_letter(&mut self, code: FailureCode, added: bool, bytes: u64) {
-        if let Some(count) = self.dead_letters.get_mut(code as usize) {
-            *count = if added { *count + 1 } else { count.saturating_sub(1) };
-        }
-        let total = &mut self.dead_letter_bytes;
-        *total = if added { *total + bytes } else { total.saturating_sub(bytes) };
-    }
-}
+use super::tally::Tally;
+use crate::model::{Controls, JobId, NewLog, Refusal, TaskRef};
 
 pub struct Tx<'a> {
     spaces: &'a Spaces,
@@ -77,6 +27,8 @@ pub struct Tx<'a> {
     pub unleased: Vec<u64>,
     /// Ready entries of which nothing is left, as class and sequence.
     pub spent: Vec<(usize, u64)>,
+    /// Jobs accepted by this group.
+    pub created: Vec<JobId>,
     /// Jobs whose watchers wake after the commit.
     pub touched: BTreeSet<JobId>,
     /// Dispatch may have something to do.
@@ -94,6 +46,7 @@ impl<'a> Tx<'a> {
             leased: Vec::new(),
             unleased: Vec::new(),
             spent: Vec::new(),
+            created: Vec::new(),
             touched: BTreeSet::new(),
             queue_moved: false,
         }
@@ -103,13 +56,14 @@ impl<'a> Tx<'a> {
     pub fn verb<T>(&mut self, verb: impl FnOnce(&mut Self) -> Result<T, Refusal>) -> Result<T, Refusal> {
         self.undo.clear();
         let tally = self.tally;
-        let lengths = (self.leased.len(), self.unleased.len(), self.spent.len());
+        let lengths = (self.leased.len(), self.unleased.len(), self.spent.len(), self.created.len());
         let result = verb(self);
         if result.is_err() {
             self.tally = tally;
             self.leased.truncate(lengths.0);
             self.unleased.truncate(lengths.1);
             self.spent.truncate(lengths.2);
+            self.created.truncate(lengths.3);
             for (key, before) in std::mem::take(&mut self.undo).into_iter().rev() {
                 match before {
                     Some(before) => self.overlay.insert(key, before),

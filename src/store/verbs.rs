@@ -149,3 +149,14 @@ pub enum Prune {
     /// One recent-failure row.
     FailureRow(DeadLetterId),
 }
+
+/// A multipart upload somebody has begun.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadRecord {
+    pub task: TaskRef,
+    pub epoch: u64,
+    pub bucket: String,
+    pub key: String,
+    pub upload_id: String,
+    pub begun_at_ms: i64,
+}

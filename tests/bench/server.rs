@@ -22,9 +22,9 @@ impl Server {
             .arg(dir)
             .env("FETCHBOX__LISTEN__GRPC_TCP", "off")
             .env("FETCHBOX__LISTEN__HTTP", "off")
-            .env("FETCHBOX__HANDLERS__TYPES__EXTERNAL__EXTERNAL", "true")
+            .env("FETCHBOX__LOG__FILTER", "warn")
+            .env("FETCHBOX__HANDLERS__EXTERNAL__EXTERNAL", "true")
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
             .spawn()
             .expect("the release binary starts");
         let stdout = child.stdout.take().expect("stdout is piped");

@@ -43,7 +43,9 @@ impl AckLog {
     }
 
     pub fn record(&self, key: &str, job_id: &str, resource_ids: &[String]) {
-        writeln!(self.file(), "{key} {job_id} {}", resource_ids.join(",")).unwrap();
+        // One write for the whole line: a reader beside us never sees half of it.
+        let line = format!("{key} {job_id} {}\n", resource_ids.join(","));
+        self.file().write_all(line.as_bytes()).unwrap();
     }
 
     pub fn read(&self) -> Vec<Ack> {

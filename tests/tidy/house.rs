@@ -31,7 +31,7 @@ pub const HOUSE: &[Room] = &[
     Room {
         name: "api",
         knows: &["model", "clock", "ingest", "ledger", "proto", "dispatch", "retention"],
-        tests_know: &["store", "handler"],
+        tests_know: &["store", "handler", "client"],
     },
     room("client", &["model", "clock", "proto"]),
     room("config", &["model", "objects", "handler", "store", "ingest", "worker", "dispatch", "retention", "api"]),

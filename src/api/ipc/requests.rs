@@ -5,7 +5,6 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use prometheus::IntCounter;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Server;
@@ -13,7 +12,7 @@ use super::outbox::Outbox;
 use crate::api::{Api, answer, convert, errors};
 use crate::model::Refusal;
 use crate::proto::fetchbox::v1::{self as pb, ipc_request, ipc_response};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Counter, Metrics};
 
 /// The only version of the envelope there is.
 const VERSION: u32 = 1;
@@ -65,7 +64,7 @@ impl Route {
 
 /// Counters of the outcomes that come a hundred thousand times a second, looked up once.
 pub(super) struct Counted {
-    submitted: IntCounter,
+    submitted: Counter,
     metrics: Metrics,
 }
 

@@ -61,7 +61,8 @@ pub const ITEMS: [Item; 24] = [
 
 /// The same bytes for a name, always: a cheap generator seeded by the name.
 pub fn body(item: &Item) -> Vec<u8> {
-    let mut state = u64::from_le_bytes(Sha256::digest(item.name)[..8].try_into().unwrap_or_default()) | 1;
+    let seed = Sha256::digest(item.name).iter().fold(0, |seed: u64, byte| seed.rotate_left(8) ^ u64::from(*byte));
+    let mut state = seed | 1;
     let mut body = Vec::with_capacity(item.bytes + 8);
     while body.len() < item.bytes {
         state ^= state << 13;

@@ -182,7 +182,8 @@ async fn a_handler_cannot_smuggle_in_what_a_client_may_not_send() {
 
 #[tokio::test]
 async fn a_handler_that_fails_panics_or_refuses_costs_one_submission() {
-    let build: [fn(&Manifest) -> Result<Vec<TaskSpec>, HandlerError>; 3] = [
+    type Build = fn(&Manifest) -> Result<Vec<TaskSpec>, HandlerError>;
+    let build: [Build; 3] = [
         |_| Err(HandlerError::retryable("database away")),
         |_| panic!("bug"),
         |_| Err(HandlerError::refused("no such album")),

@@ -186,9 +186,9 @@ mod tests {
     fn an_ended_job_tells_how_and_after_how_long() {
         let mut job = job(2);
         (job.completed, job.failed, job.manifest_stored) = (1, 1, true);
-        (job.state, job.completed_at_ms) = (JobState::Partial, job.created_at_ms + 12_000);
+        (job.state, job.completed_at_ms) = (JobState::Partial, job.created_at_ms + 72_000);
         let told = summary(&job, &gathered(vec![dead("a:80")]), None);
-        assert_eq!(told, "partial after 12.0 s: 1 of 2 stored, 1 dead (DOWNLOAD_NOT_FOUND at a:80)");
+        assert_eq!(told, "partial after 1 min 12 s: 1 of 2 stored, 1 dead (DOWNLOAD_NOT_FOUND at a:80)");
         let events = arrange(events(&job, &gathered(vec![TaskState::Done { object: StoredObject::default() }]), &[]));
         assert_eq!(events.first().unwrap().what, "accepted");
         assert_eq!(events.last().unwrap().what, "partial");

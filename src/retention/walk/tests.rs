@@ -23,7 +23,7 @@ fn world(seeds: &[Seed]) -> State {
     let mut state = State::default();
     for (at, (job_state, day, took, logs, key, letters)) in seeds.iter().enumerate() {
         // A clock that went back makes jobs that end in the future, too.
-        let created = day * DAY_MS + i64::try_from(at).unwrap();
+        let created = day * DAY_MS + 1 + i64::try_from(at).unwrap();
         let job_state = JobState::ALL[*job_state];
         let mut job = job_at(job_state, created, if job_state.is_terminal() { created + took * DAY_MS } else { 0 });
         job.log_count = *logs;
@@ -97,7 +97,8 @@ proptest! {
         prop_assert_eq!(fake.state().commits, 0);
         let real = run(&fake, order.clone());
         prop_assert_eq!(&dry, &real);
-        prop_assert_eq!(real.deleted.len(), kinds.len().min(real.deleted.len()));
+        // A kind that had nothing says so.
+        prop_assert!(real.more || real.deleted.len() == kinds.len());
 
         // What is reported is what is gone.
         let after = fake.state().clone();
@@ -178,7 +179,7 @@ fn a_ledger_over_its_cap_loses_its_oldest_ended_jobs_and_no_more_than_needed() {
 #[test]
 fn logs_are_cut_to_the_record_where_a_limit_ends() {
     let fake = Fake::default();
-    let mut job = job_at(JobState::Completed, 0, 1);
+    let mut job = job_at(JobState::Completed, 1, 2);
     job.log_count = 25_000;
     let id = fake.add(job);
     let report = run(&fake, order(&[CleanupKind::Logs], None, Some(12_345)));
@@ -191,7 +192,7 @@ fn logs_are_cut_to_the_record_where_a_limit_ends() {
 #[test]
 fn a_walk_goes_on_where_the_last_one_ended() {
     let fake = Fake::default();
-    for at in 0..100 {
+    for at in 1..=100 {
         fake.add(job_at(JobState::InProgress, at, 0));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();

@@ -2,8 +2,8 @@
 
 use prost::Message;
 
-use super::super::reader::UploadRecord;
-use super::super::tx::Tally;
+use super::super::tally::Tally;
+use super::super::verbs::UploadRecord;
 use super::damaged;
 use super::job::{state_from, state_number};
 use crate::model::{Controls, FailureCode, JobId, JobState, JobType, Refusal, TaskIndex, TaskRef};

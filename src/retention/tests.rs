@@ -1,0 +1,163 @@
+//! Retention over a real store and a real folder of objects.
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::model::{DeadLetterSelector, Failure, FailureCode, Manifest, NewLog, Priority, StoredObject, TaskSpec};
+use crate::store::{self, End, Idempotency, LeaseWant, NewJob, Settlement, StoreGuard};
+
+const DAY_MS: i64 = 86_400_000;
+const NOW_MS: i64 = 100 * DAY_MS;
+
+struct Site {
+    store: Store,
+    reader: Reader,
+    retention: Retention,
+    _guard: StoreGuard,
+    /// Dropped last: the store still writes when its guard goes.
+    _dir: TempDir,
+}
+
+fn site() -> Site {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = store::open(dir.path(), &store::Options::default(), Metrics::new()).unwrap();
+    let root = dir.path().join("objects");
+    let objects = Objects::new(crate::objects::Options { root, ..Default::default() }).unwrap();
+    let (store, reader) = (opened.store.clone(), opened.reader.clone());
+    let clock = Clock::manual(NOW_MS);
+    let parts = (store.clone(), reader.clone());
+    let (_, retention) = Retention::new(Options::default(), parts.0, parts.1, objects, clock, Metrics::new());
+    Site { _dir: dir, store, reader, retention, _guard: opened.guard }
+}
+
+impl Site {
+    /// One resource each; what has an idempotency key is told by its number.
+    async fn admit(&self, n: u8, day: i64) -> JobId {
+        let now_ms = day * DAY_MS + i64::from(n);
+        let id = JobId::first_at_ms(now_ms);
+        let job = NewJob {
+            id,
+            job_type: Default::default(),
+            tenant: Default::default(),
+            priority: Priority::Normal,
+            trace_id: String::new(),
+            external: false,
+            idempotency: Some(Idempotency { key: [n; 16], body: [7; 32] }),
+            manifest: Manifest { metadata_json: "{}".into(), attributes_json: "{}".into(), ..Manifest::default() },
+            tasks: vec![TaskSpec { resource_id: "r0".into(), url: "http://h/0".into(), ..TaskSpec::default() }],
+            manifest_bucket: "fetchbox".into(),
+            manifest_key: format!("manifests/{n}"),
+            now_ms,
+            open_tasks_max: 1_000_000,
+        };
+        let (send, wait) = tokio::sync::oneshot::channel();
+        self.store.admit(job, move |result| send.send(result).unwrap());
+        wait.await.unwrap().unwrap().job
+    }
+
+    /// Runs everything that is ready: resources end as `end` says, manifests are stored.
+    async fn work(&self, now_ms: i64, end: impl Fn() -> End) {
+        let page = self.reader.ready_after(Priority::Normal, 0, 1_000).unwrap();
+        let wants = page.entries.iter().flat_map(|entry| {
+            let task = |index: &_| crate::model::TaskRef { job: entry.plan.job, index: *index };
+            entry.tasks.iter().map(move |index| LeaseWant { task: task(index), from: entry.key, until_ms: now_ms + 1 })
+        });
+        let spent = page.entries.iter().map(|entry| entry.key).collect();
+        let leases = self.store.lease(wants.collect(), spent, now_ms).await.unwrap();
+        let settlements = leases.into_iter().flatten().map(|lease| Settlement {
+            task: lease.task,
+            epoch: lease.epoch,
+            now_ms,
+            started_at_ms: now_ms,
+            end: if lease.task.is_manifest() { End::ManifestStored } else { end() },
+            log: Some(NewLog { message: "a line".into(), ..NewLog::default() }),
+        });
+        self.store.settle(settlements.collect()).await.unwrap();
+    }
+}
+
+fn stored() -> End {
+    End::Stored(StoredObject { bucket: "fetchbox".into(), key: "resources/x".into(), ..Default::default() })
+}
+
+fn dead() -> End {
+    End::Dead(Failure::new(FailureCode::DownloadNotFound, "404"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_over_the_real_store_reports_what_the_real_run_then_deletes() {
+    let site = site();
+    for n in 0..5 {
+        site.admit(n, 10).await;
+    }
+    site.work(11 * DAY_MS, stored).await;
+    for n in 5..8 {
+        site.admit(n, 80).await;
+    }
+    site.work(81 * DAY_MS, dead).await;
+    let active = site.admit(9, 1).await;
+
+    for (asked, jobs, keys, letters) in [(None, 5, 3, 0), (Some(0), 3, 0, 3)] {
+        let cleanup = Cleanup { older_than_days: asked, ..Cleanup::default() };
+        let dry = site.retention.cleanup(Cleanup { dry_run: true, ..cleanup.clone() }).await.unwrap();
+        let real = site.retention.cleanup(cleanup.clone()).await.unwrap();
+        assert_eq!(dry, real);
+        assert_eq!(real.deleted[&CleanupKind::Jobs], jobs, "{real:?}");
+        assert_eq!(real.deleted[&CleanupKind::Idempotency], keys, "{real:?}");
+        assert_eq!(real.deleted[&CleanupKind::Dlq], letters, "{real:?}");
+        let again = site.retention.cleanup(cleanup).await.unwrap();
+        assert_eq!(again.deleted.values().sum::<u64>(), 0, "{again:?}");
+    }
+    assert!(site.reader.has_idempotency_key(active).unwrap());
+    assert_eq!(site.reader.jobs_after(JobId::MIN, 10).unwrap().len(), 1);
+    assert_eq!(site.reader.counters().dead_letter_bytes, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_go_alone_and_once_and_compaction_answers() {
+    let site = site();
+    let id = site.admit(1, 10).await;
+    site.work(11 * DAY_MS, stored).await;
+    let lines = site.reader.job(id).unwrap().unwrap().log_count;
+    assert!(lines > 0);
+    let cleanup = Cleanup { kinds: [CleanupKind::Logs].into(), compact: true, ..Cleanup::default() };
+    assert_eq!(site.retention.cleanup(cleanup.clone()).await.unwrap().deleted[&CleanupKind::Logs], lines);
+    assert_eq!(site.retention.cleanup(cleanup).await.unwrap().deleted[&CleanupKind::Logs], 0);
+    assert!(site.reader.logs(id, 0, 10).unwrap().is_empty() && site.reader.job(id).unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_job_frees_its_key_and_a_purged_letter_is_gone() {
+    let site = site();
+    let id = site.admit(1, 10).await;
+    assert_eq!(site.retention.delete_job(id, true).await.unwrap_err().code, RefusalCode::IllegalState);
+    site.work(11 * DAY_MS, dead).await;
+    // Only the manifest was stored; that it has no object here is fine.
+    assert_eq!(site.retention.delete_job(id, true).await.unwrap(), 1);
+    assert_eq!(site.retention.delete_job(id, true).await.unwrap_err().code, RefusalCode::NotFound);
+    let again = site.admit(1, 12).await;
+    assert_ne!(again, id);
+    let all = DeadLetterSelector { job: Some(id), ..DeadLetterSelector::default() };
+    assert_eq!(site.retention.purge(all.clone()).await.unwrap(), (1, 1));
+    assert_eq!(site.retention.purge(all).await.unwrap(), (0, 0));
+}
+
+#[test]
+fn a_request_without_kinds_cleans_them_all_at_their_configured_ages() {
+    let day = 86_400_000;
+    let order = asked(&Options::default(), &Cleanup::default(), 100 * day);
+    assert_eq!(order.kinds.len(), CleanupKind::ALL.len());
+    assert_eq!((order.cutoffs.jobs, order.cutoffs.dlq), (Some(70 * day), Some(10 * day)));
+    assert_eq!((order.max, order.dry_run), (None, false));
+    let one = Cleanup { older_than_days: Some(3), max_deletes: 9, ..Cleanup::default() };
+    let order = asked(&Options::default(), &one, 100 * day);
+    assert_eq!((order.cutoffs.queue, order.max), (Some(97 * day), Some(9)));
+}
+
+#[test]
+fn a_batch_the_store_would_refuse_is_refused_at_start() {
+    assert!(Options::default().check().is_ok());
+    for batch in [0, 1_001] {
+        assert!(Options { batch, ..Options::default() }.check().unwrap_err().starts_with("retention.batch"));
+    }
+}
