@@ -188,5 +188,5 @@ async fn higher_priority_runs_first_and_retries_survive_a_restart() {
         .await;
     drop(client);
     host.stop().await;
-    checker::data_is_clean(&host.data_dir());
+    checker::data_is_clean(&host.data_dir()).await;
 }

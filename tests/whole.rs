@@ -137,7 +137,7 @@ async fn a_mixed_manifest_ends_partial_and_the_folder_holds_exactly_what_the_ori
     host.restart().await;
     checker.check(&host.client().await).await;
     host.stop().await;
-    checker::data_is_clean(&host.data_dir());
+    checker::data_is_clean(&host.data_dir()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -158,5 +158,5 @@ async fn a_mixed_manifest_ends_the_same_in_s3_with_three_objects_of_forty_mebiby
     let checker = Checker { objects: Shelf::S3(&s3, "things"), acks: &[ack], truth: &truth, orphans_allowed: false };
     checker.check(&host.client().await).await;
     host.stop().await;
-    checker::data_is_clean(&host.data_dir());
+    checker::data_is_clean(&host.data_dir()).await;
 }

@@ -3,9 +3,10 @@
 //! Owns: its four verbs. Must not know: what a replay does inside.
 
 use super::args::{Change, DlqVerb, Global, Selector};
-use super::exit::Result;
+use super::exit::{Failure, Result};
 use super::out::{Out, table};
 use super::{connect, now_ms, show, wire, words};
+use crate::client;
 
 pub async fn run(global: &Global, verb: DlqVerb, out: Out) -> Result {
     let client = connect::grpc(global).await?;
@@ -34,7 +35,7 @@ pub async fn run(global: &Global, verb: DlqVerb, out: Out) -> Result {
         DlqVerb::Replay(change) => {
             let request = wire::ReplayDeadLettersRequest { selector: Some(picked(change)) };
             let dry_run = request.selector.as_ref().is_some_and(|selector| selector.dry_run);
-            let reply = client.replay_dead_letters(request).await.map_err(connect::refused)?;
+            let reply = client.replay_dead_letters(request).await.map_err(refused)?;
             if out.is_json() {
                 return out.json(&reply);
             }
@@ -46,7 +47,7 @@ pub async fn run(global: &Global, verb: DlqVerb, out: Out) -> Result {
         DlqVerb::Purge(change) => {
             let request = wire::PurgeDeadLettersRequest { selector: Some(picked(change)) };
             let dry_run = request.selector.as_ref().is_some_and(|selector| selector.dry_run);
-            let reply = client.purge_dead_letters(request).await.map_err(connect::refused)?;
+            let reply = client.purge_dead_letters(request).await.map_err(refused)?;
             if out.is_json() {
                 return out.json(&reply);
             }
@@ -55,6 +56,13 @@ pub async fn run(global: &Global, verb: DlqVerb, out: Out) -> Result {
             out.line(format_args!("{done}: {}", words::count(number.into(), "dead letter")))
         }
     }
+}
+
+/// The daemon speaks of its own field; here it is a flag.
+fn refused(error: client::Error) -> Failure {
+    let needs_all = error.to_string().contains("confirm_all");
+    let failure = connect::refused(error);
+    if needs_all { failure.hint("select some of them, or say --all") } else { failure }
 }
 
 fn wanted(selector: &Selector, ids: Vec<String>) -> wire::DeadLetterSelector {

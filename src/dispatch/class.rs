@@ -6,9 +6,19 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::lane::{Aside, Candidate, Gates, Lane, Order};
-use super::window::Limits;
 use crate::model::Priority;
 use crate::store::QueueKey;
+
+/// Bounds of one class.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub tasks: usize,
+    pub bytes: usize,
+    /// Candidates of one host.
+    pub per_host: usize,
+    /// Lane entries of rows put aside, of all classes: some 300 bytes each.
+    pub aside: usize,
+}
 
 #[derive(Debug)]
 pub(super) struct Class {

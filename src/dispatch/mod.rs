@@ -178,7 +178,7 @@ impl Dispatcher {
         let inbox = Arc::new(inbox::Inbox::default());
         let leases = Arc::new(leases::Leases::default());
         let board = Arc::new(handle::Board::default());
-        // Not yet running is not hanging.
+        // Until the loop's first turn it counts as just turned: a daemon that starts is not stuck.
         board.write(|status| status.last_turn_ms = deps.clock.now_ms());
         let (owed, news) = finalize::news();
         let handle = handle::Inner {

@@ -4,11 +4,12 @@
 
 use super::Options;
 use super::backoff::Policy;
+use super::class::Limits;
 use super::hosts::HostTable;
 use super::lane::Gates;
 use super::parking::{Allowance, Parking};
 use super::settle::{Attempted, Judge};
-use super::window::{Fetched, Limits, Reads, Taken, Window};
+use super::window::{Fetched, Reads, Taken, Window};
 use crate::model::{Controls, TaskRef};
 use crate::store::{End, Settlement};
 use crate::worker::Outcome;

@@ -9,22 +9,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::class::Class;
+use super::class::{Class, Limits};
 use super::hosts::HostTable;
 use super::lane::{Candidate, Gates, Lane, Order, Row};
 use crate::model::{Controls, Priority, TaskRef};
 use crate::store::{DueCursor, QueueKey, ReadyPage};
-
-/// Bounds of one class.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
-    pub tasks: usize,
-    pub bytes: usize,
-    /// Candidates of one host.
-    pub per_host: usize,
-    /// Lane entries of rows put aside, of all classes: some 300 bytes each.
-    pub aside: usize,
-}
 
 /// A lower class is served after so many picks went past it: it is slow then, never starved.
 const NORMAL_PATIENCE: u32 = 8;

@@ -47,8 +47,11 @@ pub trait Rows {
     fn weigh(&self, row: &Self::Row) -> usize;
 }
 
+/// A page's rows, and where to go on.
+pub type Scanned<R> = (Vec<<R as Rows>::Row>, Option<<R as Rows>::Cursor>);
+
 /// Up to `size` rows behind `cursor`, and where to go on: None at the end.
-pub fn scan<R: Rows>(rows: &R, size: usize, cursor: R::Cursor) -> Result<(Vec<R::Row>, Option<R::Cursor>), Refusal> {
+pub fn scan<R: Rows>(rows: &R, size: usize, cursor: R::Cursor) -> Result<Scanned<R>, Refusal> {
     let mut cursor = cursor;
     let (mut kept, mut bytes, mut examined) = (Vec::new(), 0, 0);
     let mut chunk = 1;

@@ -106,7 +106,7 @@ async fn tokens_of_the_real_lists_work_after_a_reopening() {
     assert_eq!(jobs.items.iter().map(|job| job.created_at_ms).collect::<Vec<_>>(), [5_000, 4_000]);
     drop((ledger, opened));
 
-    let ledger = Ledger::new(open().reader.clone());
+    let ledger = Ledger::new(open().reader);
     let rest = ledger.jobs(&all, &page(9, &jobs.next_token)).unwrap();
     assert_eq!(rest.items.iter().map(|job| job.created_at_ms).collect::<Vec<_>>(), [3_000, 2_000, 1_000]);
     assert!(rest.next_token.is_empty());

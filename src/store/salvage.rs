@@ -70,9 +70,11 @@ pub fn salvage(dir: &Path, into: &Path) -> Result<SalvageReport, OpenError> {
         Ok(spaces) => read_rows(&spaces, &mut rows, &mut report),
         Err(error) => report.lost.push(format!("tables: {error}")),
     }
-    let read = rows.get(&keys::mark(Space::Ledger)).cloned().flatten();
-    let read = read.and_then(|bytes| prost::Message::decode(bytes.as_slice()).ok());
-    let last = read.map_or(0, |row: MarkRow| row.sequence);
+    let group_of = |space| {
+        let bytes = rows.get(&keys::mark(space))?.as_ref()?;
+        <MarkRow as prost::Message>::decode(bytes.as_slice()).ok().map(|row| row.sequence)
+    };
+    let last = Space::ALL.into_iter().filter_map(group_of).max().unwrap_or(0);
     if last < newest {
         report.lost.push(format!("groups {} to {newest} were acknowledged and cannot be read", last + 1));
     }

@@ -13,7 +13,7 @@ use fetchbox::client::Client;
 use sha2::{Digest as _, Sha256};
 
 use super::s3::S3Server;
-use super::{ask, hex, pb};
+use super::{ask, eventually, hex, pb};
 
 /// Faults shown before the rest is only counted.
 const SHOWN_MAX: usize = 20;
@@ -316,8 +316,18 @@ pub fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// After a stop: chain, indexes and counters of the data directory.
-pub fn data_is_clean(data_dir: &Path) {
-    let report = fetchbox::daemon::check(data_dir).unwrap_or_else(|error| panic!("fetchbox check: {error}"));
+///
+/// A child that another test spawns right now holds our descriptors, the directory's lock among them, until it execs: that
+/// moment is waited out.
+pub async fn data_is_clean(data_dir: &Path) {
+    let report = eventually("the directory's lock", || async {
+        match fetchbox::daemon::check(data_dir) {
+            Ok(report) => Some(report),
+            Err(error) if error.to_string().contains("in use by another") => None,
+            Err(error) => panic!("fetchbox check: {error}"),
+        }
+    })
+    .await;
     assert!(report.ok, "fetchbox check: {}\n{}", report.summary, report.findings.join("\n"));
 }
 
