@@ -221,7 +221,9 @@ class World:
     def grpc(self):
         import grpc
 
-        return grpc.insecure_channel(f"unix:{self.data / 'run' / 'grpc.sock'}")
+        # docs/protocol.md: grpcio would send the socket's path as the authority, which HTTP/2 servers refuse.
+        localhost = [("grpc.default_authority", "localhost")]
+        return grpc.insecure_channel(f"unix:{self.data / 'run' / 'grpc.sock'}", options=localhost)
 
     @contextlib.contextmanager
     def services(self):
