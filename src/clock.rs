@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn ids_grow_when_the_clock_goes_back_a_year() {
         let clock = Clock::manual(1_800_000_000_000);
-        let first = JobIds::new(clock.clone(), JobId::MIN).mint();
+        let first = JobIds::new(clock, JobId::MIN).mint();
         let earlier = Clock::manual(1_700_000_000_000);
         let ids = JobIds::new(earlier, first);
         let mut last = first;

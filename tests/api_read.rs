@@ -94,7 +94,7 @@ async fn a_followed_log_joins_history_and_live_without_gap_or_duplicate() {
     let empty = raw(r#"{"manifest_version":"v1","resources":[]}"#);
     let job_id = ask::submit(&client, typed(empty, "outside")).await;
     let line = |at: usize| pb::LogRecord {
-        level: if at % 10 == 0 { pb::LogLevel::Error.into() } else { pb::LogLevel::Info.into() },
+        level: if at.is_multiple_of(10) { pb::LogLevel::Error.into() } else { pb::LogLevel::Info.into() },
         content: Some(pb::log_record::Content::Message(format!("line {at}"))),
         ..Default::default()
     };

@@ -96,7 +96,7 @@ async fn a_thousand_resources(origin: &Origin, big: usize, change: impl FnOnce(&
     assert!(job.errors.len() <= 10 && job.last_error.is_some(), "{:?}", job.errors);
 
     let ids = resources.iter().map(|r| r.0["id"].as_str().unwrap().to_owned()).collect();
-    (host, job.clone(), Ack { key: String::new(), job_id: accepted.job_id, resource_ids: ids })
+    (host, job, Ack { key: String::new(), job_id: accepted.job_id, resource_ids: ids })
 }
 
 /// What the origin was asked agrees with what each kind of resource costs.

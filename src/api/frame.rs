@@ -191,7 +191,8 @@ mod tests {
     #[test]
     fn large_and_small_requests_follow_each_other_whole() {
         let sizes = [1, SMALL_BYTES - 4, SMALL_BYTES - 3, 3, SMALL_BYTES, 700_000, 5, 5, 1 << 20, 2];
-        let bodies: Vec<Vec<u8>> = sizes.iter().enumerate().map(|(at, size)| vec![at as u8 + 1; *size]).collect();
+        let bodies: Vec<Vec<u8>> =
+            sizes.iter().enumerate().map(|(at, size)| vec![u8::try_from(at).unwrap() + 1; *size]).collect();
         let bytes: Vec<u8> = bodies.iter().flat_map(|body| frame(body)).collect();
         for step in [777, 8_192, 65_536, usize::MAX] {
             let mut buffer = FrameBuffer::new(1 << 20);

@@ -15,7 +15,7 @@ use super::plan::Planner;
 use super::settle::Attempted;
 use super::window::Taken;
 use crate::model::{
-    ControlChange, Controls, Failure, FailureCode, JobId, JobType, Priority, StoredObject, TaskIndex, TaskRef,
+    ControlChange, Controls, Failure, FailureCode, JobType, Priority, StoredObject, TaskIndex, TaskRef,
 };
 use crate::store::{End, Lease, Plan};
 use crate::worker::Outcome;

@@ -91,7 +91,7 @@ mod tests {
         let mut trailing = whole.clone();
         trailing.extend(b"garbage");
         assert!(inflate(&trailing, 100).is_err());
-        let mut flipped = whole.clone();
+        let mut flipped = whole;
         let last = flipped.len() - 6;
         flipped[last] ^= 1;
         assert!(inflate(&flipped, 100).is_err());

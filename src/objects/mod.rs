@@ -81,7 +81,7 @@ impl Objects {
 
     /// The whole object at once. Durable and visible when it returns; never half-visible.
     pub async fn put(&self, place: &Place, bytes: Bytes, label: &Label) -> Result<Head, Error> {
-        let mut upload = self.begin(place, label.clone(), &clock::random_token(), bytes.len() as u64).await?;
+        let mut upload = self.begin(place, label.clone(), &clock::random_token(), bytes.len() as u64)?;
         let stored = async {
             upload.write(bytes).await?;
             upload.complete(label.sha256).await
@@ -98,7 +98,7 @@ impl Objects {
 
     /// Starts an object that comes in pieces. `stage` is unique to this try and one path segment long: it names the staged
     /// file, and the upload's mark in S3 metadata. `bytes_max` is the most that will be written: it decides the part size.
-    pub async fn begin(&self, place: &Place, label: Label, stage: &str, bytes_max: u64) -> Result<Upload, Error> {
+    pub fn begin(&self, place: &Place, label: Label, stage: &str, bytes_max: u64) -> Result<Upload, Error> {
         self.admit(place)?;
         key::check_segment(stage)?;
         Ok(match &self.backend {

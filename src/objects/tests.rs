@@ -49,7 +49,7 @@ fn digest(bytes: &[u8]) -> [u8; 32] {
 }
 
 fn body(bytes: usize) -> Bytes {
-    (0..bytes).map(|i| (i * 31 + i / 251) as u8).collect::<Vec<u8>>().into()
+    (0..bytes).map(|i| u8::try_from((i * 31 + i / 251) % 256).unwrap()).collect::<Vec<u8>>().into()
 }
 
 /// Writes in pieces as a download would; returns the upload id if there was one.
@@ -66,7 +66,7 @@ async fn a_local_object_is_a_plain_file_at_its_key() {
     let folder = tempfile::tempdir().unwrap();
     let objects = local(folder.path());
     let bytes = body(3 * MIB + 7);
-    let mut upload = objects.begin(&place("a/b/c.bin"), Label::default(), "task-1", 0).await.unwrap();
+    let mut upload = objects.begin(&place("a/b/c.bin"), Label::default(), "task-1", 0).unwrap();
     assert_eq!(fill(&mut upload, &bytes).await.unwrap(), None);
     assert_eq!(objects.head(&place("a/b/c.bin")).await.unwrap(), None, "visible before it is complete");
     let head = upload.complete(digest(&bytes)).await.unwrap();
@@ -92,14 +92,14 @@ async fn an_aborted_or_dropped_upload_leaves_nothing() {
     let objects = local(folder.path());
     let staging = folder.path().join("objects/.staging");
     let staged = || std::fs::read_dir(&staging).map_or(0, Iterator::count);
-    let mut upload = objects.begin(&place("x"), Label::default(), "task-1", 0).await.unwrap();
-    assert!(objects.begin(&place("x"), Label::default(), "task-1", 0).await.is_err(), "two writers, one file");
+    let mut upload = objects.begin(&place("x"), Label::default(), "task-1", 0).unwrap();
+    assert!(objects.begin(&place("x"), Label::default(), "task-1", 0).is_err(), "two writers, one file");
     fill(&mut upload, &body(2 * MIB)).await.unwrap();
     assert_eq!(staged(), 1);
     upload.abort().await.unwrap();
     assert_eq!(staged(), 0);
     assert!(upload.complete([0; 32]).await.is_err());
-    let mut upload = objects.begin(&place("x"), Label::default(), "task-1", 0).await.unwrap();
+    let mut upload = objects.begin(&place("x"), Label::default(), "task-1", 0).unwrap();
     fill(&mut upload, &body(2 * MIB)).await.unwrap();
     drop(upload);
     assert_eq!(staged(), 0);
@@ -115,7 +115,7 @@ async fn what_a_killed_process_staged_is_swept_and_what_is_being_written_is_not(
     std::fs::create_dir_all(&staging).unwrap();
     std::fs::write(staging.join("task-1"), b"12345").unwrap();
     std::fs::write(staging.join("task-2"), b"left by a killed process").unwrap();
-    let mut upload = objects.begin(&place("x"), Label::default(), "task-2", 0).await.unwrap();
+    let mut upload = objects.begin(&place("x"), Label::default(), "task-2", 0).unwrap();
     let bytes = body(MIB);
     fill(&mut upload, &bytes).await.unwrap();
     assert_eq!(objects.sweep_staging(0, false).await.unwrap(), (0, 0), "too young");
@@ -162,7 +162,7 @@ async fn keys_and_buckets_that_are_paths_are_refused_before_the_disk_is_touched(
         let place = Place { bucket: bucket.into(), key: "x".into() };
         assert_eq!(objects.head(&place).await.unwrap_err().kind, ErrorKind::Rejected, "{bucket:?}");
     }
-    assert!(objects.begin(&place("x"), Label::default(), "../x", 0).await.is_err());
+    assert!(objects.begin(&place("x"), Label::default(), "../x", 0).is_err());
     assert_eq!(std::fs::read_dir(folder.path().join("objects")).unwrap().count(), 0);
 }
 
@@ -196,7 +196,7 @@ async fn s3_takes_small_bodies_whole_and_large_ones_in_parts() {
     for (key, size) in [("none", 0), ("small", 100), ("one-part", 5 * MIB), ("large", 12 * MIB + 1)] {
         let bytes = body(size);
         let label = Label { content_type: "image/png".into(), ..Label::default() };
-        let mut upload = objects.begin(&place(key), label, "task-1", 0).await.unwrap();
+        let mut upload = objects.begin(&place(key), label, "task-1", 0).unwrap();
         let begun = fill(&mut upload, &bytes).await.unwrap();
         assert_eq!(begun.is_some(), size > 5 * MIB, "{key}");
         assert_eq!(upload.upload_id().map(str::to_owned), begun);
@@ -225,7 +225,7 @@ async fn a_lost_answer_to_a_complete_is_no_lost_object() {
     let objects = remote(&server, |_| {});
     let bytes = body(6 * MIB);
     server.fault(Which::Complete, 1, Fault::DropReply);
-    let mut upload = objects.begin(&place("x"), Label::default(), "task-1", 0).await.unwrap();
+    let mut upload = objects.begin(&place("x"), Label::default(), "task-1", 0).unwrap();
     fill(&mut upload, &bytes).await.unwrap();
     let head = upload.complete(digest(&bytes)).await.unwrap();
     assert_eq!(head.size_bytes, bytes.len() as u64);
@@ -238,11 +238,11 @@ async fn a_lost_answer_to_a_complete_is_no_lost_object() {
 async fn an_older_object_of_the_same_size_is_not_taken_for_the_new_one() {
     let server = S3Double::start(&["fetchbox"]).await;
     let objects = remote(&server, |_| {});
-    let mut first = objects.begin(&place("x"), Label::default(), "task-1", 0).await.unwrap();
+    let mut first = objects.begin(&place("x"), Label::default(), "task-1", 0).unwrap();
     fill(&mut first, &body(6 * MIB)).await.unwrap();
     first.complete(digest(&body(6 * MIB))).await.unwrap();
     server.fault(Which::Complete, 2, Fault::OkWithError("InternalError"));
-    let mut second = objects.begin(&place("x"), Label::default(), "task-2", 0).await.unwrap();
+    let mut second = objects.begin(&place("x"), Label::default(), "task-2", 0).unwrap();
     fill(&mut second, &body(6 * MIB)).await.unwrap();
     let error = second.complete(digest(&body(6 * MIB))).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
@@ -289,7 +289,7 @@ async fn aborting_an_upload_nobody_knows_is_fine() {
     let server = S3Double::start(&["fetchbox"]).await;
     let objects = remote(&server, |_| {});
     objects.abort(&place("x"), "9f0b6f0e-5ad0-4b2c-8d5f-111111111111").await.unwrap();
-    let mut upload = objects.begin(&place("x"), Label::default(), "task-1", 0).await.unwrap();
+    let mut upload = objects.begin(&place("x"), Label::default(), "task-1", 0).unwrap();
     let id = fill(&mut upload, &body(6 * MIB)).await.unwrap().unwrap();
     drop(upload);
     assert_eq!(server.open_uploads(), 1);

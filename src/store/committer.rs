@@ -231,7 +231,7 @@ impl Core {
     }
 
     /// The first fault is the last: nothing is written after it.
-    fn fail(&mut self, why: String) -> Refusal {
+    fn fail(&self, why: String) -> Refusal {
         tracing::error!(%why, "the store stops serving");
         self.published.set_fault(why.clone());
         not_serving(&why)

@@ -14,6 +14,9 @@ use super::spaces::Spaces;
 use super::tally::Tally;
 use crate::model::{Controls, JobId, NewLog, Refusal, TaskRef};
 
+/// Keys and values, in key order.
+pub type Rows = Vec<(Vec<u8>, Vec<u8>)>;
+
 pub struct Tx<'a> {
     spaces: &'a Spaces,
     overlay: BTreeMap<Key, Option<Vec<u8>>>,
@@ -99,13 +102,13 @@ impl<'a> Tx<'a> {
     }
 
     /// Rows whose keys begin with `prefix`, at most `limit`, this group's own changes included.
-    pub fn scan(&self, prefix: &Key, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Refusal> {
+    pub fn scan(&self, prefix: &Key, limit: usize) -> Result<Rows, Refusal> {
         let end = Key { space: prefix.space, bytes: keys::after_prefix(&prefix.bytes) };
         self.scan_range(prefix, &end, limit)
     }
 
     /// The same from one key up to, not including, another of the same keyspace.
-    pub fn scan_range(&self, from: &Key, end: &Key, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Refusal> {
+    pub fn scan_range(&self, from: &Key, end: &Key, limit: usize) -> Result<Rows, Refusal> {
         let changed: Vec<_> = self.overlay.range((Bound::Included(from), Bound::Excluded(end))).collect();
         let mut rows: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
         for row in self.spaces.range(from.space, &from.bytes, &end.bytes) {

@@ -124,7 +124,7 @@ impl Worker {
         let content_type = label.content_type.clone();
         let stage = format!("{}-{}", assignment.task, assignment.epoch);
         let length_max = fetched.declared.unwrap_or(bytes_max);
-        let begun = self.objects.begin(place, label, &stage, length_max).await;
+        let begun = self.objects.begin(place, label, &stage, length_max);
         let upload = traces.upload.insert(begun.map_err(|error| stored_at(error.into(), place))?);
 
         let mut digest = Sha256::new();

@@ -3,6 +3,10 @@
 //! `cargo run --release --example bench -- enqueue|saturate|kept`. They start the release binary, and Debian's redis-server where it
 //! is installed, on sockets of their own. Nothing here asserts a time: a benchmark is read, not passed.
 
+// Figures are rounded and a failed step may end the run: nobody depends on this program staying up.
+#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+#![allow(clippy::indexing_slicing, clippy::expect_used, clippy::disallowed_methods)]
+
 mod enqueue;
 mod kept;
 mod load;

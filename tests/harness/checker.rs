@@ -210,7 +210,7 @@ impl Checker<'_> {
         let spec = task.spec.clone().unwrap_or_default();
         let name = format!("{job} {} ({})", spec.resource_id, spec.url);
         let truth = (self.truth)(&spec);
-        let is_dead = dead.contains(&(job.to_owned(), spec.resource_id.clone()));
+        let is_dead = dead.contains(&(job.to_owned(), spec.resource_id));
         match (task.state(), &task.object, &task.error) {
             (pb::TaskState::Done, Some(object), _) => {
                 let place = (object.bucket.clone(), object.key.clone());

@@ -207,7 +207,7 @@ impl Connection {
         handled
     }
 
-    fn start(&mut self, request: IpcRequest, leave: Option<OwnedSemaphorePermit>, cx: &mut Context<'_>) {
+    fn start(&self, request: IpcRequest, leave: Option<OwnedSemaphorePermit>, cx: &mut Context<'_>) {
         if let Some(mut work) = requests::start(&self.peer, request, leave) {
             // The first poll, in the order of arrival, hands most requests over completely.
             if work.as_mut().poll(cx).is_pending() {

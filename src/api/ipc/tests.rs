@@ -50,7 +50,7 @@ fn serve_test(options: Options) -> Served {
             ipc_request::Body::AppendLogs(append) => {
                 return Some(Box::pin(async move {
                     tokio::task::yield_now().await;
-                    let count = append.records.len() as u32;
+                    let count = u32::try_from(append.records.len()).unwrap();
                     reply.send(Ok(ipc_response::Body::AppendLogs(pb::AppendLogsResponse { first_offset: 0, count })));
                 }));
             }
@@ -79,7 +79,7 @@ impl Served {
 
     fn answer_all(&self) {
         for (number, reply) in self.held.lock().unwrap().drain(..).enumerate() {
-            reply.send(Ok(accepted(number as u32)));
+            reply.send(Ok(accepted(u32::try_from(number).unwrap())));
         }
     }
 }

@@ -4,7 +4,7 @@ use super::make_due;
 use crate::model::{Failure, FailureCode, JobState, Refusal, TaskRef};
 use crate::store::keys::{self, Family, Fields, Key, Space};
 use crate::store::records::{FailureRow, JobRow, LeaseRow, TaskRow};
-use crate::store::tx::Tx;
+use crate::store::tx::{Rows, Tx};
 use crate::store::{End, Lease, LeaseWant, QueueKey, Settlement};
 
 /// None where the task is not to be had any more.
@@ -84,7 +84,7 @@ pub fn void_leases(
     Ok(voided)
 }
 
-fn leases_from(tx: &Tx<'_>, floor: u64, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Refusal> {
+fn leases_from(tx: &Tx<'_>, floor: u64, limit: usize) -> Result<Rows, Refusal> {
     // Leases are few (as many as ran at once); only the tombstones below the floor are many.
     let from = keys::lease(floor);
     tx.scan_range(&from, &Key { space: Space::Queue, bytes: keys::end_of(Family::Lease) }, limit)
