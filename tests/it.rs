@@ -15,5 +15,6 @@ mod bad_manifests;
 mod bad_start;
 mod crash;
 mod flips;
+mod limits;
 mod metrics;
 mod whole;

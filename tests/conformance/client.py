@@ -221,9 +221,9 @@ class World:
     def grpc(self):
         import grpc
 
-        # docs/protocol.md: grpcio would send the socket's path as the authority, which HTTP/2 servers refuse.
-        localhost = [("grpc.default_authority", "localhost")]
-        return grpc.insecure_channel(f"unix:{self.data / 'run' / 'grpc.sock'}", options=localhost)
+        # grpcio would name the socket's path as the authority, which HTTP/2 servers refuse.
+        options = [("grpc.default_authority", "localhost")]
+        return grpc.insecure_channel(f"unix:{self.data / 'run' / 'grpc.sock'}", options=options)
 
     @contextlib.contextmanager
     def services(self):
