@@ -3,12 +3,14 @@
 //! `FETCHBOX_KILL_ROUNDS=200 cargo test --test it crash::` makes it longer; a printed `FETCHBOX_SEED` can be given back.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use fetchbox::client::Options;
 use fetchbox::client::ipc::IpcClient;
+use futures_util::StreamExt as _;
+use tokio_util::sync::CancellationToken;
 
 use crate::harness::binary::{Binary, Home};
 use crate::harness::checker::{self, AckLog, Checker, Shelf, Truth};
@@ -18,7 +20,7 @@ use crate::harness::{ask, eventually, pb, rounds, seed};
 
 const CONNECTIONS: usize = 8;
 /// Submissions of one connection in one round, so that the last life can work off everything.
-const JOBS_PER_ROUND: usize = 8;
+const JOBS_PER_ROUND: usize = 12;
 /// After the last start every job must have ended within this.
 const FINISH: Duration = Duration::from_secs(120);
 /// How long a daemon may drain in the SIGTERM rounds.
@@ -58,6 +60,8 @@ struct Load {
     unanswered: Unanswered,
     rng: fastrand::Rng,
     next_key: usize,
+    /// Submissions that were under way when a life ended.
+    cut_off: usize,
 }
 
 fn request_for(origin: &str, key: &str) -> (pb::SubmitJobRequest, Vec<String>) {
@@ -80,36 +84,45 @@ impl Load {
             unanswered: Arc::default(),
             rng: fastrand::Rng::with_seed(seed()),
             next_key: 0,
+            cut_off: 0,
         }
     }
 
-    /// One life: eight connections submit while it lasts, `end` ends it at a random moment.
-    async fn round<F: Future<Output = ()>>(&mut self, wait_ms: u64, end: impl FnOnce(Binary) -> F) {
+    /// One life: eight connections submit while it lasts, and all at once what they have left just before `end` ends it.
+    async fn round<F: Future<Output = ()>>(&mut self, end: impl FnOnce(Binary) -> F) {
         let daemon = self.home.start().await;
-        let over = Arc::new(AtomicBool::new(false));
+        let wait_ms = self.rng.u64(1..400);
+        let burst = CancellationToken::new();
         let connections: Vec<_> = (0..CONNECTIONS)
             .map(|connection| {
                 let mut keys = self.unanswered.lock().unwrap().remove(&connection).unwrap_or_default();
-                let repeat = self.repeated_key();
-                keys.extend(repeat);
+                keys.extend(self.repeated_key());
                 while keys.len() < JOBS_PER_ROUND {
                     keys.push(format!("k{}", self.next_key));
                     self.next_key += 1;
                 }
-                let (socket, origin) = (daemon.ipc_path(), self.origin.host());
-                let (acks, unanswered, over) = (self.acks.clone(), self.unanswered.clone(), over.clone());
+                let pauses = keys.iter().map(|_| self.rng.u64(0..=2 * wait_ms / JOBS_PER_ROUND as u64)).collect();
+                let producer = Producer {
+                    socket: daemon.ipc_path(),
+                    origin: self.origin.host(),
+                    acks: self.acks.clone(),
+                    burst: burst.clone(),
+                };
+                let unanswered = self.unanswered.clone();
                 tokio::spawn(async move {
-                    let left = submit_all(&socket, &origin, keys, &acks, &over).await;
+                    let left = producer.submit_all(keys, pauses).await;
                     unanswered.lock().unwrap().insert(connection, left);
                 })
             })
             .collect();
         tokio::time::sleep(Duration::from_millis(wait_ms)).await;
-        over.store(true, Ordering::Relaxed);
+        burst.cancel();
+        tokio::time::sleep(Duration::from_micros(self.rng.u64(0..4_000))).await;
         end(daemon).await;
         for connection in connections {
             connection.await.unwrap();
         }
+        self.cut_off += self.unanswered.lock().unwrap().values().map(Vec::len).sum::<usize>();
     }
 
     /// A key that was acknowledged in an earlier life; sent again, it must be answered with the same job.
@@ -141,42 +154,56 @@ impl Load {
         let (code, _) = daemon.terminate().await;
         assert_eq!(code, Some(0));
         checker::data_is_clean(&self.home.data_dir()).await;
-        println!("{} acknowledgements kept", acks.len());
+        println!("{} acknowledgements kept, {} submissions were cut off", acks.len(), self.cut_off);
+        assert!(self.cut_off > 0, "no life ended under load");
     }
 }
 
-/// Returns the keys that were not acknowledged.
-async fn submit_all(
-    socket: &std::path::Path,
-    origin: &str,
-    keys: Vec<String>,
-    acks: &AckLog,
-    over: &AtomicBool,
-) -> Vec<String> {
-    let Ok(ipc) = IpcClient::connect(socket, &Options { connect_timeout_ms: 1_000, ..Options::default() }).await else {
-        return keys;
-    };
-    let mut left = Vec::new();
-    for key in keys {
-        let (request, ids) = request_for(origin, &key);
+/// One connection's side of a round.
+struct Producer {
+    socket: PathBuf,
+    origin: String,
+    acks: Arc<AckLog>,
+    burst: CancellationToken,
+}
+
+impl Producer {
+    /// Returns the keys that were not acknowledged.
+    async fn submit_all(&self, keys: Vec<String>, pauses: Vec<u64>) -> Vec<String> {
+        let options = Options { connect_timeout_ms: 1_000, ..Options::default() };
+        let Ok(ipc) = IpcClient::connect(&self.socket, &options).await else { return keys };
+        let one_by_one = keys.into_iter().zip(pauses).map(|(key, pause)| {
+            let ipc = &ipc;
+            async move {
+                self.burst.run_until_cancelled(tokio::time::sleep(Duration::from_millis(pause))).await;
+                self.submit(ipc, key).await
+            }
+        });
+        // A few at once, so that a burst meets the committer as a group.
+        futures_util::stream::iter(one_by_one).buffer_unordered(4).filter_map(std::future::ready).collect().await
+    }
+
+    /// The key, if it was not acknowledged.
+    async fn submit(&self, ipc: &IpcClient, key: String) -> Option<String> {
+        let (request, ids) = request_for(&self.origin, &key);
         match ipc.submit(request).await {
-            Ok(accepted) => acks.record(&key, &accepted.job_id, &ids),
+            Ok(accepted) => {
+                self.acks.record(&key, &accepted.job_id, &ids);
+                None
+            }
             Err(error) => {
-                let dying = over.load(Ordering::Relaxed) || error.retryable() || error.code() == "UNAVAILABLE";
-                assert!(dying, "{key}: {error}");
-                left.push(key);
+                assert!(error.retryable(), "{key}: {error}");
+                Some(key)
             }
         }
     }
-    left
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_acknowledged_is_lost_when_the_daemon_is_killed_at_random_moments() {
     let mut load = Load::new().await;
     for round in 0..rounds("FETCHBOX_KILL_ROUNDS", 25) {
-        let wait_ms = load.rng.u64(1..400);
-        load.round(wait_ms, |daemon| async move {
+        load.round(|daemon| async move {
             assert!(!daemon.stderr().contains("panicked"), "round {round}: {}", daemon.stderr());
             daemon.kill().await;
         })
@@ -189,8 +216,7 @@ async fn nothing_acknowledged_is_lost_when_the_daemon_is_killed_at_random_moment
 async fn a_termination_under_load_drains_within_its_deadline_and_loses_nothing() {
     let mut load = Load::new().await;
     for round in 0..rounds("FETCHBOX_TERM_ROUNDS", 8) {
-        let wait_ms = load.rng.u64(1..400);
-        load.round(wait_ms, |daemon| async move {
+        load.round(|daemon| async move {
             let (code, took) = daemon.terminate().await;
             assert_eq!(code, Some(0), "round {round}");
             assert!(took < DRAIN + Duration::from_secs(2), "round {round}: the drain took {took:?}");

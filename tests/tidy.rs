@@ -134,6 +134,20 @@ fn the_key_table_in_the_documents_is_the_real_one() {
 }
 
 #[test]
+fn the_example_configuration_is_the_default_one() {
+    let load = |file| {
+        let nothing = std::iter::empty::<(std::ffi::OsString, std::ffi::OsString)>();
+        let config = fetchbox::config::load(file, nothing).unwrap_or_else(|invalid| panic!("{invalid}"));
+        serde_yaml::to_string(&config).unwrap()
+    };
+    let (example, defaults) = (load(Some(&root().join("config.example.yml"))), load(None));
+    let differ = |(shown, real): (&str, &str)| {
+        (shown != real).then(|| format!("config.example.yml says `{}`, the default is `{}`", shown.trim(), real.trim()))
+    };
+    clean(example.lines().zip(defaults.lines()).filter_map(differ).collect());
+}
+
+#[test]
 fn the_lock_file_holds_one_tls_provider() {
     clean(locked_packages(&read("Cargo.lock")));
 }

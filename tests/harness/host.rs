@@ -63,6 +63,11 @@ impl Host {
         self.resume().await;
     }
 
+    /// For the next start.
+    pub fn configure(&mut self, change: impl FnOnce(&mut Config)) {
+        change(&mut self.config);
+    }
+
     fn addresses(&self) -> &Addresses {
         &self.running.as_ref().expect("it does not run").addresses
     }
