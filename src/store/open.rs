@@ -48,7 +48,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { free_min_bytes: 1 << 30, free_min_percent: 5, cache_bytes: 32 << 20, journal_bytes_max: 256 << 20 }
+        Self { free_min_bytes: 1 << 30, free_min_percent: 5, cache_bytes: 32 << 20, journal_bytes_max: 128 << 20 }
     }
 }
 
