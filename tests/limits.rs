@@ -3,7 +3,9 @@
 use crate::harness::host::Host;
 use crate::harness::manifest::{keyed, resource, submission};
 use crate::harness::origin::{Behaviour, Origin};
-use crate::harness::{ask, http_get, pb};
+use crate::harness::s3::{Fault, S3Double, Which};
+use crate::harness::{ask, eventually, http_get, pb};
+use fetchbox::objects;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_nearly_full_disk_refuses_new_jobs_and_finishes_the_old_ones() {
@@ -92,4 +94,30 @@ async fn the_http_door_knows_its_paths_and_no_others() {
         let (got, body) = http_get(host.http(), path).await;
         assert!(got == status || (status == 404 && (400..500).contains(&got)), "{path}: {got} {body}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_object_store_makes_tasks_wait_and_buries_none() {
+    let origin = Origin::start().await;
+    origin.on("/", Behaviour::body(10, 1));
+    let s3 = S3Double::start(&["things"]).await;
+    let host = Host::start(|config| {
+        config.storage.kind = objects::Kind::S3;
+        config.storage.bucket = "things".to_owned();
+        config.storage.endpoint = Some(s3.endpoint());
+        config.storage.access_key_id_file = Some(s3.access_key_id_file());
+        config.storage.secret_access_key_file = Some(s3.secret_access_key_file());
+        config.storage.retries_max = 0;
+        config.dispatch.park_min_ms = 10;
+        config.dispatch.park_max_ms = 50;
+    })
+    .await;
+    s3.fault(Which::Put, 6, Fault::Answer(507, "XMinioStorageFull"));
+    let client = host.client().await;
+    let resources: Vec<_> = (0..5).map(|at| resource(&format!("r{at}"), &origin.url(&format!("/{at}")))).collect();
+    let job_id = ask::submit(&client, submission(&resources)).await;
+    let job = ask::job_when(&client, &job_id, ask::is_terminal).await;
+    assert_eq!(job.state(), pb::JobState::Completed, "{job:?}");
+    assert!(ask::letters(&client, pb::DeadLetterSelector::default()).await.is_empty());
+    eventually("the alarm to end", || async { ask::stats(&client).await.storage_alarm.is_empty().then_some(()) }).await;
 }

@@ -316,6 +316,9 @@ pub struct Scope {
 
 #[derive(Debug, Args)]
 pub struct Check {
+    /// The data directory, instead of --data-dir.
+    #[arg(value_name = "DIR")]
+    pub dir: Option<PathBuf>,
     /// Copy what is readable into this new directory, and list what is not.
     #[arg(long, value_name = "DIR")]
     pub salvage: Option<PathBuf>,

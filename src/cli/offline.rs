@@ -12,7 +12,10 @@ use crate::{config, daemon};
 
 /// Works on a stopped daemon's data directory only: it takes the daemon's lock.
 pub fn check(global: &Global, args: &Check, out: Out) -> Result {
-    let dir = connect::config(global)?.data_dir;
+    let dir = match &args.dir {
+        Some(dir) => dir.clone(),
+        None => connect::config(global)?.data_dir,
+    };
     let report = match &args.salvage {
         None => daemon::check(&dir),
         Some(into) => daemon::salvage(&dir, into),

@@ -98,9 +98,22 @@ impl Drop for StoreGuard {
 pub fn open(dir: &Path, options: &Options, metrics: Metrics) -> Result<Opened, OpenError> {
     let (mut mark_file, mark) = open_mark(dir)?;
     let database = dir.join("db");
-    let torn_bytes = prepare_journals(&database, &mark)?;
-    let spaces = open_database(&database, options)?;
-    let state = recover(&spaces, &mark)?;
+    let cut = prepare_journals(&database, &mark)?;
+    let opened = open_or_begin_anew(&database, options, &mark).and_then(|spaces| {
+        let state = recover(&spaces, &mark)?;
+        Ok((spaces, state))
+    });
+    let (spaces, state) = match opened {
+        Ok(opened) => {
+            cut.forget();
+            opened
+        }
+        Err(error) => {
+            cut.undo()?;
+            return Err(error);
+        }
+    };
+    let torn_bytes = cut.lost_bytes;
     if state.mark.sequence > mark.sequence {
         // Groups that were synced and not acknowledged: they stand, and are acknowledged from now on.
         mark_file.write(&state.mark).map_err(|source| OpenError::Io { path: dir.join("mark"), source })?;
@@ -168,32 +181,70 @@ fn open_mark(dir: &Path) -> Result<(MarkFile, Mark), OpenError> {
     Ok((file, known))
 }
 
-/// Audits the journals; cuts a torn tail that nobody was told about. Returns how many bytes were cut.
-fn prepare_journals(database: &Path, mark: &Mark) -> Result<u64, OpenError> {
+/// A torn tail that was cut.
+#[derive(Debug, Default)]
+struct Cut {
+    lost_bytes: u64,
+    /// The whole file, kept aside until it is certain that nothing acknowledged stood in it.
+    kept: Option<(PathBuf, PathBuf)>,
+}
+
+impl Cut {
+    fn forget(&self) {
+        if let Some((copy, _)) = &self.kept
+            && let Err(error) = fs::remove_file(copy)
+        {
+            tracing::warn!(%error, file = %copy.display(), "a journal's copy stays behind");
+        }
+    }
+
+    /// The directory turned out to be damaged: it is left as it was found.
+    fn undo(&self) -> Result<(), OpenError> {
+        let Some((copy, file)) = &self.kept else { return Ok(()) };
+        fs::rename(copy, file).map_err(io_at(file))
+    }
+}
+
+/// Audits the journals; cuts a torn tail that nobody was told about.
+fn prepare_journals(database: &Path, mark: &Mark) -> Result<Cut, OpenError> {
     if !database.exists() {
-        return Ok(0);
+        return Ok(Cut::default());
     }
     let audit = journal::audit(database, |_| ()).map_err(io_at(database))?;
     if let Some(damage) = audit.damage {
         return Err(OpenError::Damaged(format!("the journal is damaged: {damage}")));
     }
-    let behind = audit.last.map_or(0, |(sequence, _)| sequence);
-    if audit.last.is_some() && behind < mark.sequence {
+    if let Some((behind, _)) = audit.last.filter(|(behind, _)| *behind < mark.sequence) {
         return Err(OpenError::Damaged(format!(
             "the journal ends with group {behind} and group {} was acknowledged{}",
             mark.sequence,
             audit.torn.map_or(String::new(), |torn| format!(" ({} bytes behind it are unreadable)", torn.lost_bytes)),
         )));
     }
-    let Some(torn) = audit.torn else { return Ok(0) };
-    if audit.last.is_none() && audit.batches == 0 && mark.sequence > 0 {
-        // The newest file begins with something unreadable. Whether a table holds what was lost is decided after opening.
-        tracing::warn!(file = %torn.file.display(), bytes = torn.lost_bytes, "a journal without a readable group");
+    let Some(torn) = audit.torn else { return Ok(Cut::default()) };
+    let mut cut = Cut { lost_bytes: torn.lost_bytes, kept: None };
+    if audit.last.is_none() && mark.sequence > 0 {
+        // No journal says how far it went. Whether the tables hold everything is known only after opening.
+        let copy = torn.file.with_extension("jnl.torn");
+        fs::copy(&torn.file, &copy).map_err(io_at(&copy))?;
+        cut.kept = Some((copy, torn.file.clone()));
     }
     tracing::warn!(file = %torn.file.display(), bytes = torn.lost_bytes, "cutting a torn, unacknowledged journal tail");
     let file = fs::OpenOptions::new().write(true).open(&torn.file).map_err(io_at(&torn.file))?;
     file.set_len(torn.good_bytes).and_then(|()| file.sync_all()).map_err(io_at(&torn.file))?;
-    Ok(torn.lost_bytes)
+    Ok(cut)
+}
+
+/// A first start that was killed half-way leaves a database that cannot be opened and in which nothing was ever acknowledged.
+fn open_or_begin_anew(database: &Path, options: &Options, mark: &Mark) -> Result<Spaces, OpenError> {
+    match open_database(database, options) {
+        Err(error @ (OpenError::Damaged(_) | OpenError::Io { .. })) if mark.sequence == 0 => {
+            tracing::warn!(%error, "a first start did not end; beginning anew");
+            fs::remove_dir_all(database).map_err(io_at(database))?;
+            open_database(database, options)
+        }
+        opened => opened,
+    }
 }
 
 /// Fjall may panic on damage: a panic is a refusal, with its words.

@@ -27,7 +27,13 @@ pub fn run(many: u64, rounds: u64) {
     }
     let servers: Vec<Server> = dirs.iter().map(|dir| Server::start(dir, false)).collect();
     for (server, kept) in servers.iter().zip(kept) {
-        println!("restart with {kept} jobs: ready after {:.2} s", server.ready_after.as_secs_f64());
+        let settled = server.settle();
+        println!(
+            "restart with {kept} jobs: ready after {:.2} s, quiet after {:.1} s, resident {} MiB",
+            server.ready_after.as_secs_f64(),
+            settled.as_secs_f64(),
+            server.memory().0 >> 20
+        );
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let mut figures = vec![vec![Vec::new(); CALLS.len()]; servers.len()];

@@ -48,6 +48,25 @@ impl Server {
         assert!(status.is_ok_and(|status| status.success()), "fetchbox {args:?}");
     }
 
+    /// Waits until the process has written nothing for two seconds (a restart's flushes and merges have ended); returns how long
+    /// that took.
+    pub fn settle(&self) -> Duration {
+        let written = || {
+            let io = std::fs::read_to_string(format!("/proc/{}/io", self.child.id())).unwrap_or_default();
+            io.lines().find(|line| line.starts_with("write_bytes")).map(str::to_owned)
+        };
+        let begun = Instant::now();
+        let (mut last, mut since) = (written(), Instant::now());
+        while since.elapsed() < Duration::from_secs(2) && begun.elapsed() < Duration::from_secs(120) {
+            std::thread::sleep(Duration::from_millis(100));
+            let now = written();
+            if now != last {
+                (last, since) = (now, Instant::now());
+            }
+        }
+        begun.elapsed()
+    }
+
     /// Resident bytes now and at their highest.
     pub fn memory(&self) -> (u64, u64) {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
