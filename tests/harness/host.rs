@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use fetchbox::client::ipc::IpcClient;
 use fetchbox::client::{Addr, Client, Options};
@@ -102,10 +103,24 @@ impl Host {
     }
 }
 
+/// How long a daemon that a test simply left may take to end before its folder goes.
+const LEAVE: Duration = Duration::from_secs(3);
+
 impl Drop for Host {
+    /// Waits for the daemon: one that still writes would leave its folder behind.
     fn drop(&mut self) {
-        if let Some(running) = &self.running {
-            running.stop.cancel();
+        let Some(mut running) = self.running.take() else { return };
+        running.stop.cancel();
+        if std::thread::panicking() {
+            return;
         }
+        tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(async {
+                if tokio::time::timeout(LEAVE, &mut running.task).await.is_err() {
+                    running.task.abort();
+                    let _ = running.task.await;
+                }
+            });
+        });
     }
 }
