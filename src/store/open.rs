@@ -253,7 +253,7 @@ pub fn open_database(database: &Path, options: &Options) -> Result<Spaces, OpenE
         let opened = fjall::Database::builder(database)
             .cache_size(options.cache_bytes)
             .max_journaling_size(options.journal_bytes_max.max(64 << 20))
-            // The audit hashes what stands in the journal, and settles faster without unpacking.
+            // The audit hashes the rows as they stand in the journal: it does not unpack.
             .journal_compression(fjall::CompressionType::None)
             .manual_journal_persist(true)
             .worker_threads(2)
