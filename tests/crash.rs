@@ -60,7 +60,7 @@ struct Load {
     unanswered: Unanswered,
     rng: fastrand::Rng,
     next_key: usize,
-    /// Submissions that were under way when a life ended.
+    /// First submissions of a key that a life's end left without an answer.
     cut_off: usize,
 }
 
@@ -103,7 +103,7 @@ impl Load {
                     keys.push(format!("k{}", self.next_key));
                     self.next_key += 1;
                 }
-                let pauses = keys.iter().map(|_| self.rng.u64(0..=2 * wait_ms / JOBS_PER_ROUND as u64)).collect();
+                let pauses = keys.iter().map(|_| self.rng.u64(0..=2 * wait_ms)).collect();
                 let producer = Producer {
                     socket: daemon.ipc_path(),
                     origin: self.origin.host(),
@@ -119,7 +119,7 @@ impl Load {
             .collect();
         tokio::time::sleep(Duration::from_millis(wait_ms)).await;
         burst.cancel();
-        tokio::time::sleep(Duration::from_micros(self.rng.u64(0..4_000))).await;
+        tokio::time::sleep(Duration::from_micros(self.rng.u64(0..20_000))).await;
         end(daemon).await;
         for connection in connections {
             connection.await.unwrap();
@@ -157,8 +157,7 @@ impl Load {
         let (code, _) = daemon.terminate().await;
         assert_eq!(code, Some(0));
         checker::data_is_clean(&self.home.data_dir()).await;
-        println!("{} acknowledgements kept, {} submissions were cut off", acks.len(), self.cut_off);
-        assert!(self.cut_off > 0, "no life ended under load");
+        println!("{} acknowledgements kept, {} first submissions were cut off", acks.len(), self.cut_off);
     }
 }
 
@@ -171,7 +170,8 @@ struct Producer {
 }
 
 impl Producer {
-    /// Returns the keys that were not acknowledged.
+    /// Submits the keys, then sends the acknowledged ones again until the life ends: each life ends under load, whatever the
+    /// machine, and the backlog does not grow. Returns the keys that were not acknowledged.
     async fn submit_all(&self, keys: Vec<String>, pauses: Vec<u64>) -> Vec<String> {
         let options = Options { connect_timeout_ms: 1_000, ..Options::default() };
         let Ok(ipc) = IpcClient::connect(&self.socket, &options).await else { return keys };
@@ -183,20 +183,26 @@ impl Producer {
             }
         });
         // A few at once, so that a burst meets the committer as a group.
-        futures_util::stream::iter(one_by_one).buffer_unordered(4).filter_map(std::future::ready).collect().await
+        let outcomes: Vec<_> = futures_util::stream::iter(one_by_one).buffer_unordered(4).collect().await;
+        let (acknowledged, left): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(|(_, job_id)| job_id.is_some());
+        for (key, known) in acknowledged.iter().cycle() {
+            let Ok(accepted) = ipc.submit(request_for(&self.origin, key).0).await else { break };
+            assert_eq!(Some(&accepted.job_id), known.as_ref(), "{key} became two jobs");
+        }
+        left.into_iter().map(|(key, _)| key).collect()
     }
 
-    /// The key, if it was not acknowledged.
-    async fn submit(&self, ipc: &IpcClient, key: String) -> Option<String> {
+    /// The key, and its job if it was acknowledged.
+    async fn submit(&self, ipc: &IpcClient, key: String) -> (String, Option<String>) {
         let (request, ids) = request_for(&self.origin, &key);
         match ipc.submit(request).await {
             Ok(accepted) => {
                 self.acks.record(&key, &accepted.job_id, &ids);
-                None
+                (key, Some(accepted.job_id))
             }
             Err(error) => {
                 assert!(error.retryable(), "{key}: {error}");
-                Some(key)
+                (key, None)
             }
         }
     }
