@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::model::TaskRef;
 use crate::objects::Place;
 use crate::store::{Store, UploadRecord};
-use crate::worker::{LeaseLost, Progress};
+use crate::worker::{Begun, LeaseLost, PartStored, Progress, Whole};
 
 /// An upload's record is worth waiting for while the committer is busy, but not for ever.
 const BUSY_TRIES: u32 = 100;
@@ -27,7 +27,7 @@ pub(super) struct LeaseProgress {
 }
 
 impl LeaseProgress {
-    fn record(&self, place: &Place, upload_id: &str) -> UploadRecord {
+    fn record(&self, upload_id: &str, place: &Place) -> UploadRecord {
         UploadRecord {
             task: self.task,
             epoch: self.epoch,
@@ -45,12 +45,12 @@ impl Progress for LeaseProgress {
         self.leases.is_held(self.task, self.epoch)
     }
 
-    async fn upload_begun(&self, place: &Place, upload_id: &str) -> Result<(), LeaseLost> {
+    async fn upload_begun(&self, begun: &Begun) -> Result<(), LeaseLost> {
         for _ in 0..BUSY_TRIES {
             if !self.leases.is_held(self.task, self.epoch) {
                 return Err(LeaseLost);
             }
-            match self.store.upload_begun(self.record(place, upload_id)).await {
+            match self.store.upload_begun(self.record(&begun.upload_id, &begun.place)).await {
                 Ok(()) => return Ok(()),
                 Err(refusal) if is_busy(&refusal) => tokio::time::sleep(pause_of(&refusal)).await,
                 Err(refusal) => {
@@ -62,9 +62,17 @@ impl Progress for LeaseProgress {
         Err(LeaseLost)
     }
 
-    async fn upload_ended(&self, place: &Place, upload_id: &str) {
+    async fn part_stored(&self, _: &str, _: &PartStored) -> Result<(), LeaseLost> {
+        Ok(())
+    }
+
+    async fn completing(&self, _: &str, _: &Whole) -> Result<(), LeaseLost> {
+        Ok(())
+    }
+
+    async fn upload_ended(&self, upload_id: &str) {
         for _ in 0..BUSY_TRIES {
-            match self.store.upload_ended(self.record(place, upload_id)).await {
+            match self.store.upload_ended(self.record(upload_id, &Place::default())).await {
                 Ok(()) => return,
                 Err(refusal) if is_busy(&refusal) => {
                     tokio::time::sleep(pause_of(&refusal).max(Duration::from_millis(1))).await;

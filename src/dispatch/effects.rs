@@ -113,6 +113,9 @@ impl Effects for Live {
             attempt: lease.attempt,
             spec: spec.as_ref().clone(),
             place: Place { bucket: spec.bucket.clone().unwrap_or_else(|| self.default_bucket.clone()), key },
+            interrupted: false,
+            kept: None,
+            known: None,
         };
         let progress = LeaseProgress {
             store: self.store.clone(),

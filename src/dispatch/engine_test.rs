@@ -16,7 +16,7 @@ use super::leases::Leases;
 use super::model_queue::{Queue, State};
 use super::window::{Fetched, Reads};
 use crate::clock::Clock;
-use crate::model::{Controls, JobId, JobState, Priority, Refusal, RefusalCode, StoredObject};
+use crate::model::{Controls, JobId, JobState, Priority, Refusal, RefusalCode};
 use crate::store::{End, Lease, LeaseWant, QueueKey, Settled, Settlement};
 use crate::telemetry::Metrics;
 use crate::worker::Outcome;
@@ -105,7 +105,7 @@ impl Effects for Handle {
                 Outcome::Released
             }
             Some("d:80") => std::future::pending().await,
-            Some(_) | None => Outcome::Stored(StoredObject::default()),
+            Some(_) | None => Outcome::Stored(Box::default()),
         }
     }
 

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use super::hosts::HostTable;
 use super::inbox::Inbox;
 use crate::clock::Clock;
-use crate::worker::{HostGate, Permit};
+use crate::worker::{HostDown, HostGate, Permit};
 
 /// The host table, shared between the loop and running attempts.
 pub(super) struct Hosts {
@@ -130,10 +130,10 @@ impl Drop for Waiting<'_> {
 
 #[async_trait]
 impl HostGate for AttemptGate {
-    async fn enter(&self, host: &str) -> Permit {
+    async fn enter(&self, host: &str) -> Result<Permit, HostDown> {
         let permit = |turn| Permit(Some(Box::new(HopPermit { gate: self.0.clone(), turn })));
         if let Some(turn) = self.0.shares(host) {
-            return permit(turn);
+            return Ok(permit(turn));
         }
         self.0.leave(|_| true);
         let hosts = &self.0.hosts;
@@ -146,7 +146,7 @@ impl HostGate for AttemptGate {
             // Registered before looking: a place freed in between is not missed.
             freed.as_mut().enable();
             if hosts.table().try_hop(host) {
-                return permit(self.0.took(name.clone()));
+                return Ok(permit(self.0.took(name.clone())));
             }
             freed.await;
         }
@@ -158,6 +158,8 @@ impl HostGate for AttemptGate {
         hosts.table().pause(&host.into(), hosts.clock.now_ms().saturating_add(wait_ms));
         hosts.inbox.poke();
     }
+
+    fn heard(&self, _: &str, _: bool) {}
 }
 
 /// No host is left alone for longer than this, whatever it asks for.
@@ -184,9 +186,9 @@ mod tests {
         for (from, to) in [("a:80", "b:80"), ("a:80", "b:80"), ("b:80", "a:80"), ("b:80", "a:80")] {
             let gate = picked(&hosts, from);
             crowd.spawn(async move {
-                let first = gate.enter(from).await;
+                let first = gate.enter(from).await.unwrap();
                 tokio::task::yield_now().await;
-                let second = gate.enter(to).await;
+                let second = gate.enter(to).await.unwrap();
                 drop((first, second));
             });
         }
@@ -198,8 +200,8 @@ mod tests {
     async fn a_place_is_free_when_its_permit_is_dropped_and_not_twice() {
         let hosts = hosts(1);
         let gate = picked(&hosts, "a:80");
-        let first = gate.enter("a:80").await;
-        let again = gate.enter("a:80").await;
+        let first = gate.enter("a:80").await.unwrap();
+        let again = gate.enter("a:80").await.unwrap();
         drop(first);
         assert_eq!(hosts.table().in_use("a:80"), 1, "a redirect within the host shares the place");
         drop(again);

@@ -14,9 +14,7 @@ use super::model_queue::{HOSTS, Queue, State};
 use super::plan::Planner;
 use super::settle::Attempted;
 use super::window::Taken;
-use crate::model::{
-    ControlChange, Controls, Failure, FailureCode, JobType, Priority, StoredObject, TaskIndex, TaskRef,
-};
+use crate::model::{ControlChange, Controls, Failure, FailureCode, JobType, Priority, TaskIndex, TaskRef};
 use crate::store::{End, Lease, Plan};
 use crate::worker::Outcome;
 
@@ -250,7 +248,7 @@ impl World {
             2 => Outcome::Released,
             3 => fail(FailureCode::DownloadThrottled),
             4 => fail(FailureCode::DownloadNotFound),
-            _ => Outcome::Stored(StoredObject::default()),
+            _ => Outcome::Stored(Box::default()),
         };
         let settlement = self.planner.ended(&attempted, outcome, self.now, 0.5);
         if !self.stolen.remove(&settlement.epoch) {

@@ -58,10 +58,10 @@ impl Judge {
     fn end_of(&mut self, attempted: &Attempted, outcome: Outcome, now_ms: i64, unit: f64) -> End {
         let task = attempted.lease.task;
         match outcome {
-            Outcome::Stored(object) => {
+            Outcome::Stored(stored) => {
                 self.parking.succeeded();
                 self.manifest_tries.remove(&task.job);
-                if task.is_manifest() { End::ManifestStored } else { End::Stored(object) }
+                if task.is_manifest() { End::ManifestStored } else { End::Stored(stored.object) }
             }
             Outcome::Failed { failure, retry_after } => {
                 let failure = completed(failure, attempted, now_ms);
@@ -198,7 +198,7 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{JobType, Priority, StoredObject, TaskIndex};
+    use crate::model::{JobType, Priority, TaskIndex};
 
     fn judge() -> Judge {
         let policy = Policy {
@@ -244,8 +244,7 @@ mod tests {
             assert!(not_before_ms >= last, "waits grow although the store counts no attempts");
             last = not_before_ms;
         }
-        let stored =
-            judge.settlement(&attempted(TaskIndex::MANIFEST, 1), Outcome::Stored(StoredObject::default()), 1_000, 1.0);
+        let stored = judge.settlement(&attempted(TaskIndex::MANIFEST, 1), Outcome::Stored(Box::default()), 1_000, 1.0);
         assert!(matches!(stored.end, End::ManifestStored));
     }
 

@@ -44,6 +44,8 @@ pub fn plan(resource: &Resource, layout: &StorageLayout, settings: &TypeSettings
         bucket,
         key_prefix,
         object_metadata: hint.map(|hint| hint.metadata.clone()).unwrap_or_default(),
+        content_addressed: false,
+        revalidate: false,
     }
 }
 

@@ -70,7 +70,9 @@ failure_codes! {
     DownloadServerError = "DOWNLOAD_SERVER_ERROR", Transient, "The origin answered 5xx.";
     DownloadThrottled = "DOWNLOAD_THROTTLED", Throttled, "The origin answered 429, or 503 with Retry-After.";
     DownloadUnexpectedStatus = "DOWNLOAD_UNEXPECTED_STATUS", Unlikely, "The origin answered something that is neither a body nor an error.";
-    DownloadNoProxy = "DOWNLOAD_NO_PROXY", Permanent, "The task demands a proxy and none serves it.";
+    DownloadHostDown = "DOWNLOAD_HOST_DOWN", Transient, "The host has not answered for long; nothing is sent to it until a probe succeeds.";
+    DownloadRobots = "DOWNLOAD_ROBOTS", Permanent, "The site's robots.txt does not allow it.";
+    DownloadNoProxy = "DOWNLOAD_NO_PROXY", Transient, "The task demands a proxy and none of its pools serves now; it is never fetched directly instead.";
     UploadRejected = "UPLOAD_REJECTED", Permanent, "The object store refuses this object.";
     UploadFailed = "UPLOAD_FAILED", Transient, "The object store did not take the object; it may next time.";
     StorageUnavailable = "STORAGE_UNAVAILABLE", Parked, "The object store cannot be reached.";

@@ -23,6 +23,10 @@ pub struct TaskSpec {
     pub key_prefix: Option<String>,
     /// User metadata written with the object.
     pub object_metadata: BTreeMap<String, String>,
+    /// The key is `{prefix}/sha256/{two digits}/{sha256}`: the same bytes are stored once.
+    pub content_addressed: bool,
+    /// Not downloaded again while the origin says that the object at the place is still this version.
+    pub revalidate: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -28,7 +28,7 @@ use bytes::Bytes;
 use crate::clock;
 
 /// Where an object stands.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {
     pub bucket: String,
     pub key: String,

@@ -99,7 +99,10 @@ impl Worker {
                 Failed::new(FailureCode::DownloadBlockedAddress, format!("{address} is not a public address: {what}"))
             })?;
         }
-        let permit = gate.enter(&target.host_port()).await;
+        let permit = gate.enter(&target.host_port()).await.map_err(|down| {
+            let failed = Failed::new(FailureCode::DownloadHostDown, down.to_string());
+            Failed { retry_after: Some(down.retry_after), ..failed }
+        })?;
         let limit = Duration::from_millis(self.options.connect_timeout_ms.saturating_add(self.options.idle_timeout_ms));
         let sent = self.client.get(target.url().clone()).headers(headers).send();
         match tokio::time::timeout(limit, sent).await {

@@ -95,11 +95,89 @@ pub struct Assignment {
     pub attempt: u32,
     pub spec: TaskSpec,
     pub place: Place,
+    /// The daemon died during the attempt before: its object may be there already.
+    pub interrupted: bool,
+    /// What an earlier attempt has safely in the object store.
+    pub kept: Option<Kept>,
+    /// What stands at the place since an earlier job, for a task that asks to be downloaded only if it changed.
+    pub known: Option<Known>,
+}
+
+/// An upload that goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    pub begun: Begun,
+    /// In order, without gaps.
+    pub parts: Vec<PartStored>,
+    /// The whole body was sent and its completion was asked for: its digest and size.
+    pub completing: Option<Whole>,
+}
+
+/// A whole body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Whole {
+    pub sha256: [u8; 32],
+    pub size_bytes: u64,
+}
+
+/// What is recorded of an upload when it begins.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Begun {
+    /// S3: the multipart upload's id. Local: the stage.
+    pub upload_id: String,
+    /// The mark of the try that began it; it stands in the object's metadata.
+    pub stage: String,
+    /// Where it is sent: not the final place for an object whose key is its digest.
+    pub place: Place,
+    /// Every part but the last has this many bytes.
+    pub part_bytes: u64,
+    /// Without a strong one the upload cannot go on in a later attempt.
+    pub validators: Validators,
+    /// What the origin declared of the whole body.
+    pub total_bytes: Option<u64>,
+    pub content_type: String,
+    pub metadata: std::collections::BTreeMap<String, String>,
+}
+
+/// One part that is safely in the store.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PartStored {
+    /// From 0.
+    pub index: u32,
+    /// What the store calls it.
+    pub part_id: String,
+    /// Bytes of the body up to its end.
+    pub end_bytes: u64,
+    /// The SHA-256 state after these bytes, as sha2 serialises it.
+    pub digest_state: Vec<u8>,
+}
+
+/// By what an origin tells one version of a resource from another.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Validators {
+    /// As sent, quotes and `W/` included; empty: none.
+    pub etag: String,
+    /// As sent; empty: none.
+    pub last_modified: String,
+}
+
+impl Validators {
+    /// The entity tag, if it stands for these very bytes.
+    pub fn strong_etag(&self) -> Option<&str> {
+        (self.etag.starts_with('"') && self.etag.len() > 2).then_some(self.etag.as_str())
+    }
+}
+
+/// An object of an earlier job, and the version of the resource it holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Known {
+    pub object: StoredObject,
+    pub validators: Validators,
 }
 
 #[derive(Debug, Clone)]
 pub enum Outcome {
-    Stored(StoredObject),
+    Stored(Box<Stored>),
     Failed {
         failure: Failure,
         /// What the other side asked for.
@@ -109,13 +187,26 @@ pub enum Outcome {
     Released,
 }
 
+/// An object is at its place.
+#[derive(Debug, Clone, Default)]
+pub struct Stored {
+    pub object: StoredObject,
+    pub validators: Validators,
+    /// How it went: host, proxy, redirects, resumed_at, not_changed, found; for the job's log.
+    pub context: std::collections::BTreeMap<String, String>,
+}
+
 /// What a running attempt must ask or tell the queue. Each call returns when it is durable.
 #[async_trait]
 pub trait Progress: Send + Sync {
     /// Whether the lease still holds: asked before an object is completed.
     async fn still_mine(&self) -> bool;
-    async fn upload_begun(&self, place: &Place, upload_id: &str) -> Result<(), LeaseLost>;
-    async fn upload_ended(&self, place: &Place, upload_id: &str);
+    async fn upload_begun(&self, begun: &Begun) -> Result<(), LeaseLost>;
+    async fn part_stored(&self, upload_id: &str, part: &PartStored) -> Result<(), LeaseLost>;
+    /// Before the completion is asked for: after it a later attempt can find the object and knows what it must be.
+    async fn completing(&self, upload_id: &str, whole: &Whole) -> Result<(), LeaseLost>;
+    /// Completed or aborted: nothing is left to continue.
+    async fn upload_ended(&self, upload_id: &str);
 }
 
 #[derive(Debug, Clone, Copy, thiserror::Error)]
@@ -125,10 +216,22 @@ pub struct LeaseLost;
 /// Permission to talk to a host. `host` is normalised `host:port`.
 #[async_trait]
 pub trait HostGate: Send + Sync {
-    /// Waits for a place; the place is free again when the permit is dropped.
-    async fn enter(&self, host: &str) -> Permit;
+    /// Waits for a place and for the host's rate; the place is free again when the permit is dropped.
+    async fn enter(&self, host: &str) -> Result<Permit, HostDown>;
     /// The host asked for a pause.
     fn throttled(&self, host: &str, wait: Duration);
+    /// What became of a request to it: any answer below 500 but 429 is `true`; a connection that failed or broke, a silence,
+    /// a 5xx is `false`.
+    fn heard(&self, host: &str, is_well: bool);
+}
+
+/// The host has not answered for so long that nothing is sent to it now.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the host has not answered for {down_for:?}")]
+pub struct HostDown {
+    pub down_for: Duration,
+    /// When it is tried again.
+    pub retry_after: Duration,
 }
 
 /// Held while a request to a host runs. Carries whatever its giver wants dropped at the end.

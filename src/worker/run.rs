@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::classify::Failed;
 use super::fetch::{self, Fetched};
-use super::{Assignment, HostGate, Outcome, Progress, Worker, kind};
+use super::{Assignment, Begun, HostGate, Outcome, Progress, Stored, Worker, kind};
 use crate::model::{FailureCode, StoredObject};
 use crate::objects::{Label, Place, Upload};
 
@@ -61,7 +61,7 @@ impl Worker {
             unless(stopped(&stop, &completing), attempt).await.unwrap_or(Err(Ended::Lost))
         };
         match ended {
-            Ok(object) => Outcome::Stored(object),
+            Ok(object) => Outcome::Stored(Box::new(Stored { object, ..Stored::default() })),
             Err(ended) => {
                 traces.clean_up(&assignment.place, progress).await;
                 match ended {
@@ -78,14 +78,17 @@ impl Worker {
         let content_type = "application/json".to_owned();
         let label = Label { content_type: content_type.clone(), sha256, ..Label::default() };
         match self.objects.put(&place, json, &label).await {
-            Ok(head) => Outcome::Stored(StoredObject {
-                bucket: place.bucket,
-                key: place.key,
-                etag: head.etag,
-                size_bytes: head.size_bytes,
-                sha256,
-                content_type,
-            }),
+            Ok(head) => {
+                let object = StoredObject {
+                    bucket: place.bucket,
+                    key: place.key,
+                    etag: head.etag,
+                    size_bytes: head.size_bytes,
+                    sha256,
+                    content_type,
+                };
+                Outcome::Stored(Box::new(Stored { object, ..Stored::default() }))
+            }
             Err(error) => {
                 let mut failure = stored_at(error.into(), &place).failure;
                 failure.at_ms = self.clock.now_ms();
@@ -144,7 +147,9 @@ impl Worker {
             }
             digest.update(&piece);
             if let Some(id) = upload.write(piece).await.map_err(|error| stored_at(error.into(), place))? {
-                progress.upload_begun(place, &id).await.map_err(|_| Ended::Lost)?;
+                let begun =
+                    Begun { upload_id: id.clone(), stage: stage.clone(), place: place.clone(), ..Begun::default() };
+                progress.upload_begun(&begun).await.map_err(|_| Ended::Lost)?;
                 traces.recorded = Some(id);
             }
         }
@@ -159,7 +164,7 @@ impl Worker {
         completing.store(true, Ordering::Relaxed);
         let head = upload.complete(sha256).await.map_err(|error| stored_at(error.into(), place))?;
         if let Some(id) = traces.recorded.take() {
-            progress.upload_ended(place, &id).await;
+            progress.upload_ended(&id).await;
         }
         Ok(StoredObject {
             bucket: place.bucket.clone(),
@@ -178,7 +183,7 @@ impl Traces {
         match tokio::time::timeout(CLEAN_UP_MAX, upload.abort()).await {
             Ok(Ok(())) => {
                 if let Some(id) = self.recorded {
-                    progress.upload_ended(place, &id).await;
+                    progress.upload_ended(&id).await;
                 }
             }
             Ok(Err(error)) => tracing::debug!(key = %place.key, %error, "an upload is left to the sweep"),

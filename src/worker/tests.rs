@@ -45,26 +45,36 @@ impl Progress for Queue {
         !self.lost
     }
 
-    async fn upload_begun(&self, _: &Place, _: &str) -> Result<(), LeaseLost> {
+    async fn upload_begun(&self, _: &Begun) -> Result<(), LeaseLost> {
         self.note("begun".into());
         if self.refuses_upload { Err(LeaseLost) } else { Ok(()) }
     }
 
-    async fn upload_ended(&self, _: &Place, _: &str) {
+    async fn part_stored(&self, _: &str, _: &PartStored) -> Result<(), LeaseLost> {
+        Ok(())
+    }
+
+    async fn completing(&self, _: &str, _: &Whole) -> Result<(), LeaseLost> {
+        Ok(())
+    }
+
+    async fn upload_ended(&self, _: &str) {
         self.note("ended".into());
     }
 }
 
 #[async_trait]
 impl HostGate for Queue {
-    async fn enter(&self, host: &str) -> Permit {
+    async fn enter(&self, host: &str) -> Result<Permit, HostDown> {
         self.note(format!("enter {host}"));
-        Permit(None)
+        Ok(Permit(None))
     }
 
     fn throttled(&self, host: &str, wait: Duration) {
         self.note(format!("throttled {host} {}", wait.as_secs()));
     }
+
+    fn heard(&self, _: &str, _: bool) {}
 }
 
 struct Bench {
@@ -115,12 +125,21 @@ fn worker(objects: Objects, change: impl FnOnce(&mut Options)) -> Worker {
 fn assignment(spec: TaskSpec) -> Assignment {
     let task = TaskRef { job: JobId::first_at_ms(1), index: TaskIndex(0) };
     let place = Place { bucket: "fetchbox".into(), key: "resources/x".into() };
-    Assignment { task, epoch: 1, attempt: 2, spec: TaskSpec { resource_id: "x".into(), ..spec }, place }
+    Assignment {
+        task,
+        epoch: 1,
+        attempt: 2,
+        spec: TaskSpec { resource_id: "x".into(), ..spec },
+        place,
+        interrupted: false,
+        kept: None,
+        known: None,
+    }
 }
 
 fn stored(outcome: Outcome) -> StoredObject {
     match outcome {
-        Outcome::Stored(object) => object,
+        Outcome::Stored(stored) => stored.object,
         other => panic!("{other:?}"),
     }
 }

@@ -72,6 +72,7 @@ pub fn advice(code: FailureCode) -> &'static str {
         | FailureCode::DownloadInterrupted
         | FailureCode::DownloadServerError
         | FailureCode::DownloadThrottled
+        | FailureCode::DownloadHostDown
         | FailureCode::DownloadUnexpectedStatus
         | FailureCode::DownloadLengthMismatch => "Replay it when the origin is well again.",
         FailureCode::DownloadEncoding | FailureCode::DownloadClientError => {
@@ -82,6 +83,7 @@ pub fn advice(code: FailureCode) -> &'static str {
             "Compare the manifest's checksum with what the origin serves, then submit it again."
         }
         FailureCode::DownloadNotFound => "Check the URL; replay it if the origin has the resource again.",
+        FailureCode::DownloadRobots => "Leave it, or ask the site; replaying alone will not help.",
         FailureCode::DownloadNoProxy => "Configure a proxy pool that serves it, then replay it.",
         FailureCode::UploadRejected => "Check bucket, key and permissions of the object store, then replay it.",
         FailureCode::UploadFailed

@@ -100,6 +100,8 @@ impl TaskSpecRow {
             bucket: self.bucket,
             key_prefix: self.key_prefix,
             object_metadata: self.object_metadata,
+            content_addressed: false,
+            revalidate: false,
         })
     }
 
@@ -142,6 +144,8 @@ fn copy_of(resource: &Resource) -> TaskSpec {
         bucket: hint.bucket,
         key_prefix: hint.key_prefix,
         object_metadata: hint.metadata,
+        content_addressed: false,
+        revalidate: false,
     }
 }
 
