@@ -248,7 +248,7 @@ impl<E: Effects> Engine<E> {
             leased = or_never(&mut self.lease) => Event::Leased(leased),
             settled = or_never(&mut self.settle) => Event::Settled(settled),
             Some(ended) = self.attempts.join_next_with_id() => Event::Ended(ended),
-            is_open = changed(&mut self.work), if is_serving => Event::Work(is_open),
+            is_open = changed(&mut self.work), if is_serving && self.planner.wants_news() => Event::Work(is_open),
             () = stop.cancelled(), if is_serving => Event::Stop,
             () = or_never(&mut self.deadline) => Event::Deadline,
             () = self.shared.inbox.rung() => Event::Look,

@@ -62,6 +62,11 @@ impl Planner {
         self.window.pull_back(at_ms);
     }
 
+    /// A new row could be picked now.
+    pub fn wants_news(&self) -> bool {
+        !self.controls.paused && self.in_flight > self.running
+    }
+
     pub fn wanted(&mut self, hosts: &HostTable, now_ms: i64) -> Reads {
         let gates = Gates { controls: &self.controls, hosts, now_ms };
         if self.is_short {
