@@ -33,7 +33,7 @@ pub(super) enum Via {
         name: String,
         /// The proxy's host as its URL has it; the guard does not judge it.
         host: String,
-        proxy: reqwest::Proxy,
+        proxy: Box<reqwest::Proxy>,
     },
 }
 

@@ -32,7 +32,8 @@ fn breaking(origin: &Origin, path: &str, body: &[u8], breaks: fn(Behaviour) -> B
 async fn a_body_that_breaks_off_goes_on_where_it_stopped() {
     let bench = Bench::with(|options| options.idle_timeout_ms = 400).await;
     let body = seeded(3 * MIB, 7);
-    let breaks: [(&str, fn(Behaviour) -> Behaviour); 4] = [
+    type Breaks = fn(Behaviour) -> Behaviour;
+    let breaks: [(&str, Breaks); 4] = [
         ("/closed", |behaviour| behaviour.close_after(MIB)),
         ("/reset", |behaviour| behaviour.pieces(64 * 1024, 5).reset_after(MIB)),
         ("/torn", |behaviour| behaviour.chunked().close_after(MIB)),

@@ -355,7 +355,7 @@ async fn through_a_proxy_the_guard_says_no_before_the_proxy_is_asked() {
         key: "eu-1".into(),
         name: "eu-1".into(),
         host: "proxy.inner.example".into(),
-        proxy: proxy.clone(),
+        proxy: Box::new(proxy.clone()),
     };
     let ask = async |url: String| {
         let spec = TaskSpec { url, ..TaskSpec::default() };

@@ -220,7 +220,7 @@ impl Bench {
     pub(super) async fn get(&self, url: &str) -> Result<Vec<u8>, classify::Failed> {
         let spec = TaskSpec { url: url.into(), ..TaskSpec::default() };
         let mut fetched = self.ask(&spec).await?;
-        read(&mut fetched).await.1.map_or_else(Err, |body| Ok(body))
+        read(&mut fetched).await.1
     }
 
     /// How a download of this URL fails.
