@@ -25,6 +25,8 @@ mod target;
 #[cfg(test)]
 mod fetch_test;
 #[cfg(test)]
+mod h2_test;
+#[cfg(test)]
 mod hostile_test;
 #[cfg(test)]
 mod tests;

@@ -26,6 +26,8 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 pub(super) struct Trap {
     names: Mutex<HashMap<String, VecDeque<Vec<IpAddr>>>>,
     seen: Arc<Mutex<Seen>>,
+    /// In place of the machine's certificates.
+    trusted: Option<reqwest::Certificate>,
 }
 
 #[derive(Default, Clone, Debug)]
@@ -67,6 +69,7 @@ impl Net for Trap {
 
     fn wire(&self, builder: reqwest::ClientBuilder, resolver: Arc<dyn Resolve>) -> reqwest::ClientBuilder {
         let tap = Tap { inner: resolver, seen: self.seen.clone() };
+        let builder = self.trusted.iter().cloned().fold(builder, |builder, own| builder.tls_certs_only([own]));
         builder.dns_resolver(Arc::new(tap)).connector_layer(Layer(self.seen.clone()))
     }
 }
@@ -193,12 +196,22 @@ impl Bench {
     }
 
     pub(super) async fn with(change: impl FnOnce(&mut Options)) -> Self {
+        Self::in_trap(Trap::default(), change).await
+    }
+
+    /// Over https to whoever has this certificate.
+    pub(super) async fn trusting(certificate: &[u8]) -> Self {
+        let trusted = Some(reqwest::Certificate::from_pem(certificate).unwrap());
+        Self::in_trap(Trap { trusted, ..Trap::default() }, |_| {}).await
+    }
+
+    async fn in_trap(trap: Trap, change: impl FnOnce(&mut Options)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("objects");
         let objects = Objects::new(objects::Options { root, ..objects::Options::default() }).unwrap();
         let mut options = Options { allow_networks: vec!["127.0.0.1".into()], ..Options::default() };
         change(&mut options);
-        let trap = Arc::new(Trap::default());
+        let trap = Arc::new(trap);
         let worker = Worker::on(trap.clone(), options, objects, Clock::manual(784_111_777_000)).unwrap();
         Self { worker, trap, gate: Gate::default(), origin: Origin::start().await, _folder: folder }
     }
