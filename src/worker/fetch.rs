@@ -298,8 +298,8 @@ impl<'a> Fetched<'a> {
     }
 
     #[allow(dead_code)]
-    pub(super) fn validators(&self) -> &Validators {
-        &self.about.validators
+    pub(super) fn validators(&self) -> Validators {
+        self.about.validators.clone()
     }
 
     pub(super) fn content_type(&self) -> Option<&str> {
