@@ -2,6 +2,7 @@
 //!
 //! Owns: the client, hops, what the headers already tell. Must not know: digests, storage.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,9 +10,9 @@ use bytes::Bytes;
 use http::{HeaderMap, header};
 
 use super::classify::{self, Answer, Failed};
-use super::resolve::GuardedResolver;
+use super::proxy::{Chosen, ProxyResolver, Way, leads_inward};
 use super::target::{BadHop, Target};
-use super::{Guard, HostGate, Options, Permit, Worker, headers};
+use super::{HostGate, Options, Permit, Worker, headers};
 use crate::clock::Clock;
 use crate::model::{FailureCode, TaskSpec};
 
@@ -22,10 +23,14 @@ const IDLE_PER_HOST: usize = 16;
 /// The stretch over which an origin's pace is judged.
 const PACE_WINDOW: Duration = Duration::from_secs(60);
 
-pub(super) fn client(options: &Options, guard: Arc<Guard>) -> Result<reqwest::Client, String> {
+pub(super) fn client(
+    options: &Options,
+    resolver: Arc<dyn reqwest::dns::Resolve>,
+    proxy: Option<reqwest::Proxy>,
+) -> Result<reqwest::Client, String> {
     let builder = || {
-        reqwest::Client::builder()
-            .dns_resolver(GuardedResolver(guard.clone()))
+        let builder = reqwest::Client::builder()
+            .dns_resolver(resolver.clone())
             .connect_timeout(Duration::from_millis(options.connect_timeout_ms))
             .redirect(reqwest::redirect::Policy::none())
             // The queue is the one that retries, and it remembers.
@@ -34,7 +39,11 @@ pub(super) fn client(options: &Options, guard: Arc<Guard>) -> Result<reqwest::Cl
             .no_proxy()
             .referer(false)
             .pool_max_idle_per_host(IDLE_PER_HOST)
-            .pool_idle_timeout(Duration::from_secs(30))
+            .pool_idle_timeout(Duration::from_secs(30));
+        match &proxy {
+            Some(proxy) => builder.proxy(proxy.clone()),
+            None => builder,
+        }
     };
     builder().build().or_else(|error| {
         tracing::warn!(%error, "no certificates on this machine: downloads over https will fail");
@@ -46,6 +55,7 @@ pub(super) fn client(options: &Options, guard: Arc<Guard>) -> Result<reqwest::Cl
 pub(super) struct Fetched {
     response: reqwest::Response,
     target: Target,
+    way: Way,
     /// The host's place is taken until the body has been read.
     _permit: Permit,
     /// Content-Length, where one came.
@@ -61,23 +71,25 @@ impl Worker {
         let bad_url = |message| Failed::new(FailureCode::DownloadBadUrl, message);
         let mut target = Target::parse(&spec.url).map_err(bad_url)?;
         let mut headers = headers::outgoing(&spec.headers, &self.options.user_agent).map_err(bad_url)?;
+        let mut way = Way::new(self.proxies.clone(), spec.proxy_hint.as_ref(), self.clock.clone());
         let mut redirects = 0;
         loop {
-            let hop = self.hop(&target, headers.clone(), gate).await;
-            let (response, permit) = hop.map_err(|failed| at(failed, &target, redirects))?;
-            match self.judge(&response, &target, bytes_max, gate).map_err(|failed| at(failed, &target, redirects))? {
+            let hop = self.hop(&target, headers.clone(), gate, &mut way).await;
+            let at = |failed, redirects| at(way.tell(failed), &target, redirects);
+            let (response, permit) = hop.map_err(|failed| at(failed, redirects))?;
+            match self.judge(&response, &target, bytes_max, gate).map_err(|failed| at(failed, redirects))? {
                 Judged::Body { declared } => {
                     let idle = Duration::from_millis(self.options.idle_timeout_ms);
                     let pace = Pace { bytes_per_second_min: self.options.bytes_per_second_min, ..Pace::default() };
-                    return Ok(Fetched { response, target, _permit: permit, declared, idle, pace, received: 0 });
+                    return Ok(Fetched { response, target, way, _permit: permit, declared, idle, pace, received: 0 });
                 }
                 Judged::Redirect { location } => {
                     redirects += 1;
                     if redirects > self.options.redirects_max {
                         let message = format!("more than {} redirects", self.options.redirects_max);
-                        return Err(at(Failed::new(FailureCode::DownloadRedirects, message), &target, redirects));
+                        return Err(at(Failed::new(FailureCode::DownloadRedirects, message), redirects));
                     }
-                    let next = target.redirected(&location).map_err(|bad| at(bad_hop(bad), &target, redirects))?;
+                    let next = target.redirected(&location).map_err(|bad| at(bad_hop(bad), redirects))?;
                     if !next.same_origin(&target) {
                         headers = headers::across_origins(&headers);
                     }
@@ -92,6 +104,7 @@ impl Worker {
         target: &Target,
         headers: HeaderMap,
         gate: &dyn HostGate,
+        way: &mut Way,
     ) -> Result<(reqwest::Response, Permit), Failed> {
         // A literal never meets the resolver, so it is checked here.
         if let Some(address) = target.literal() {
@@ -104,14 +117,45 @@ impl Worker {
             Failed { retry_after: Some(down.retry_after), ..failed }
         })?;
         let limit = Duration::from_millis(self.options.connect_timeout_ms.saturating_add(self.options.idle_timeout_ms));
-        let sent = self.client.get(target.url().clone()).headers(headers).send();
-        match tokio::time::timeout(limit, sent).await {
-            Ok(Ok(response)) => Ok((response, permit)),
-            Ok(Err(error)) => Err(classify::request(error)),
-            Err(_) => {
-                Err(Failed::new(FailureCode::DownloadTimeout, format!("no answer within {} ms", limit.as_millis())))
+        // Ends with the proxies: each is tried once, and without one there is one try.
+        loop {
+            let client = match way.next()? {
+                Some(proxy) => {
+                    self.leads_outward(target).await?;
+                    self.client_of(&proxy)?
+                }
+                None => self.client.clone(),
+            };
+            let sent = client.get(target.url().clone()).headers(headers.clone()).send();
+            match tokio::time::timeout(limit, sent).await {
+                Ok(Ok(response)) if way.answered(response.status().as_u16(), target) => {}
+                Ok(Ok(response)) => return Ok((response, permit)),
+                Ok(Err(error)) => way.failed(error, target)?,
+                Err(_) => {
+                    way.broke();
+                    let message = format!("no answer within {} ms", limit.as_millis());
+                    return Err(Failed::new(FailureCode::DownloadTimeout, message));
+                }
             }
         }
+    }
+
+    /// The proxy resolves the name; what can be seen from here must be no inner address either.
+    async fn leads_outward(&self, target: &Target) -> Result<(), Failed> {
+        let (None, Some(host)) = (target.literal(), target.url().host_str()) else { return Ok(()) };
+        let patience = Duration::from_millis(self.options.connect_timeout_ms);
+        match leads_inward(&self.guard, host, patience).await {
+            Some(blocked) => Err(Failed::new(FailureCode::DownloadBlockedAddress, blocked.to_string())),
+            None => Ok(()),
+        }
+    }
+
+    fn client_of(&self, proxy: &Chosen) -> Result<reqwest::Client, Failed> {
+        let make = || {
+            let resolver = ProxyResolver::new(&proxy.endpoint, self.guard.clone());
+            client(&self.options, Arc::new(resolver), Some(proxy.endpoint.settings()?))
+        };
+        self.clients.of(proxy.id, make).map_err(|why| Failed::new(FailureCode::DownloadNoProxy, why))
     }
 
     fn judge(
@@ -191,19 +235,32 @@ impl Fetched {
         let begun = Clock::instant();
         let piece = match tokio::time::timeout(self.idle, self.response.chunk()).await {
             Ok(Ok(piece)) => piece,
-            Ok(Err(error)) => return Err(self.blame(classify::body(error, self.declared.is_some()))),
+            Ok(Err(error)) => {
+                self.way.broke();
+                return Err(self.blame(classify::body(error, self.declared.is_some())));
+            }
             Err(_) => {
+                self.way.broke();
                 let message = format!("silent for {} ms", self.idle.as_millis());
                 return Err(self.blame(Failed::new(FailureCode::DownloadTimeout, message)));
             }
         };
         let bytes = piece.as_ref().map_or(0, Bytes::len) as u64;
         self.received += bytes;
+        if piece.is_none() {
+            self.way.ended();
+        }
         if piece.is_some() && self.pace.is_too_slow(begun.elapsed(), bytes) {
             let message = format!("slower than {} bytes per second", self.pace.bytes_per_second_min);
             return Err(self.blame(Failed::new(FailureCode::DownloadTimeout, message)));
         }
         Ok(piece)
+    }
+
+    /// For the log of a job: who it was.
+    pub(super) fn context(&self) -> BTreeMap<String, String> {
+        let host = ("host".to_owned(), self.target.host_port());
+        [host].into_iter().chain(self.way.shown().map(|proxy| ("proxy".to_owned(), proxy))).collect()
     }
 
     pub(super) fn content_type(&self) -> Option<&str> {
@@ -212,7 +269,9 @@ impl Fetched {
 
     /// Adds who it was and how far it came.
     pub(super) fn blame(&self, failed: Failed) -> Failed {
-        at(failed, &self.target, 0).with("bytes", self.received).with("status", self.response.status().as_u16())
+        at(self.way.tell(failed), &self.target, 0)
+            .with("bytes", self.received)
+            .with("status", self.response.status().as_u16())
     }
 }
 

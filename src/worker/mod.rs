@@ -12,6 +12,7 @@ mod fetch;
 mod guard;
 mod headers;
 mod kind;
+pub mod proxy;
 mod resolve;
 mod run;
 mod target;
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Clock;
 use crate::model::{Failure, StoredObject, TaskRef, TaskSpec};
 use crate::objects::{self, Objects, Place};
+use proxy::Proxies;
 
 /// What operators set about downloads (config `worker:`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -243,6 +245,9 @@ pub struct Worker {
     options: Arc<Options>,
     guard: Arc<Guard>,
     client: reqwest::Client,
+    /// Of proxies, by their number.
+    clients: Arc<proxy::Clients>,
+    proxies: Proxies,
     objects: Objects,
     clock: Clock,
 }
@@ -253,7 +258,13 @@ impl Worker {
         options.check()?;
         objects::install_tls_provider();
         let guard = Arc::new(Guard::new(&options.allow_networks)?);
-        let client = fetch::client(&options, guard.clone())?;
-        Ok(Self { options: Arc::new(options), guard, client, objects, clock })
+        let client = fetch::client(&options, Arc::new(resolve::GuardedResolver(guard.clone())), None)?;
+        let (clients, proxies) = (Arc::default(), Proxies::none());
+        Ok(Self { options: Arc::new(options), guard, client, clients, proxies, objects, clock })
+    }
+
+    /// Tasks that demand a proxy get one of these.
+    pub fn with_proxies(self, proxies: Proxies) -> Self {
+        Self { proxies, ..self }
     }
 }
