@@ -42,3 +42,30 @@ impl Clients {
         Some(client)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_proxy_used_last_keeps_its_connections_and_memory_stays_bounded() {
+        crate::objects::install_tls_provider();
+        let client = reqwest::Client::builder().tls_certs_only([]).build().unwrap();
+        let clients = Clients::default();
+        let of = |id: usize| {
+            let mut made = false;
+            let make = || {
+                made = true;
+                Ok(client.clone())
+            };
+            clients.of(id, make).unwrap();
+            made
+        };
+        assert!((0..CLIENTS_MAX).all(of));
+        assert!(!of(0), "it is there");
+        assert!(of(CLIENTS_MAX), "a new one pushes out the one that was not used for longest");
+        assert!(!of(0) && of(1));
+        assert_eq!(clients.0.lock().unwrap().len(), CLIENTS_MAX);
+        assert_eq!(clients.of(999, || Err("no".into())).unwrap_err(), "no");
+    }
+}

@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn one_probe_goes_after_each_wait_and_waits_double_to_the_longest() {
         let mut health = Health::default();
-        (0..3).for_each(|_| drop(failed(&mut health, Taken::Usual, 0)));
+        (0..3).for_each(|_| _ = failed(&mut health, Taken::Usual, 0));
         // Requests that were on their way when it began change nothing.
         (0..30).for_each(|_| assert_eq!(failed(&mut health, Taken::Usual, 5), None));
         let mut now = 10_000;
@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn a_proxy_whose_origins_may_be_dead_serves_when_nothing_else_does() {
         let mut health = Health::default();
-        (0..3).for_each(|_| drop(health.failed(Fault::Maybe, Taken::Usual, 0, LIMITS)));
+        (0..3).for_each(|_| _ = health.failed(Fault::Maybe, Taken::Usual, 0, LIMITS));
         assert!(health.take(1, LIMITS).is_none() && health.may_serve());
         assert_eq!(health.take(10_000, LIMITS), Some(Taken::Probe));
         failed(&mut health, Taken::Probe, 10_000);
@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn a_clock_that_goes_back_a_year_does_not_shut_a_proxy_out() {
         let mut health = Health::default();
-        (0..3).for_each(|_| drop(failed(&mut health, Taken::Usual, 40_000_000_000)));
+        (0..3).for_each(|_| _ = failed(&mut health, Taken::Usual, 40_000_000_000));
         assert_eq!(health.take(1_000, LIMITS), Some(Taken::Probe));
     }
 
@@ -173,9 +173,9 @@ mod tests {
             for (step, later) in steps {
                 now += later;
                 match step {
-                    0 => drop(health.well()),
-                    1 => drop(health.failed(Fault::Its, taken, now, LIMITS)),
-                    2 => drop(health.failed(Fault::Maybe, taken, now, LIMITS)),
+                    0 => _ = health.well(),
+                    1 => _ = health.failed(Fault::Its, taken, now, LIMITS),
+                    2 => _ = health.failed(Fault::Maybe, taken, now, LIMITS),
                     _ => taken = health.take(now, LIMITS).unwrap_or(taken),
                 }
                 prop_assert!((0..=300_000).contains(&health.wait_ms(now, LIMITS)));
