@@ -63,6 +63,8 @@ metrics! {
     download_failures: IntCounterVec "fetchbox_worker_download_failures_total" ["code"] "Failed attempts that were the origin's, by code.";
     storage_failures: IntCounterVec "fetchbox_worker_storage_failures_total" ["code"] "Failed attempts that were the object store's, by code.";
     worker_dlq: IntCounter "fetchbox_worker_dlq_total" "Dead letters written.";
+    proxy_requests: IntCounterVec "fetchbox_proxy_requests_total" ["pool"] "Requests sent through a proxy, by pool.";
+    proxy_failures: IntCounterVec "fetchbox_proxy_failures_total" ["pool"] "Requests that a proxy failed, or may have failed, by pool.";
     bytes_stored: IntCounter "fetchbox_worker_bytes_stored_total" "Bytes of stored objects.";
     ledger_jobs_created: IntCounter "fetchbox_ledger_jobs_created_total" "Job rows created.";
     ledger_jobs_updated: IntCounter "fetchbox_ledger_jobs_updated_total" "Job rows changed.";
@@ -178,6 +180,8 @@ mod tests {
         metrics.ingest_jobs.with_label_values(&["accepted"]).inc();
         metrics.download_failures.with_label_values(&["DOWNLOAD_TIMEOUT"]).inc();
         metrics.storage_failures.with_label_values(&["UPLOAD_FAILED"]).inc();
+        metrics.proxy_requests.with_label_values(&["eu"]).inc();
+        metrics.proxy_failures.with_label_values(&["eu"]).inc();
         metrics.service_ready.with_label_values(&["store"]).set(1);
         let text = metrics.render();
         for name in Metrics::NAMES {

@@ -2,7 +2,6 @@
 //!
 //! Owns: checks across sections, and calling each room's own. Must not know: files, the environment.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -84,6 +83,8 @@ fn rooms(config: &Config, found: &mut Vec<Problem>) {
             .into_iter()
             .map(|violation| Problem::at(format!("dispatch.{}", violation.path), violation.message)),
     );
+    let proxies = config.proxies.violations().into_iter();
+    found.extend(proxies.map(|violation| Problem::at(format!("proxies.{}", violation.path), violation.message)));
     if config.ingest.open_tasks_max == 0 {
         found.push(Problem::at("ingest.open_tasks_max", "must be at least 1: nothing could be submitted"));
     }
@@ -101,8 +102,7 @@ fn handlers(config: &Config, found: &mut Vec<Problem>) {
     if let Err(SettingsError(violations)) = Registry::new(config.handlers.clone(), []) {
         found.extend(violations.into_iter().map(|violation| Problem::at(violation.path, violation.message)));
     }
-    // This version has no proxy pools: a hint that names one could never be followed.
-    let unknown = config.handlers.unknown_pools(&BTreeSet::new());
+    let unknown = config.handlers.unknown_pools(&config.proxies.pool_names());
     found.extend(unknown.into_iter().map(|violation| Problem::at(violation.path, violation.message)));
     let storage = &config.storage;
     for (name, settings) in &config.handlers.types {

@@ -16,6 +16,7 @@ pub use load::load;
 pub use problem::{Invalid, Problem};
 
 use crate::telemetry::Log;
+use crate::worker::proxy;
 use crate::{api, dispatch, handler, ingest, objects, retention, store, worker};
 
 /// `config.example.yml` says what each key means.
@@ -26,6 +27,7 @@ pub struct Config {
     pub listen: Listen,
     pub storage: objects::Options,
     pub worker: worker::Options,
+    pub proxies: proxy::Options,
     pub dispatch: dispatch::Options,
     pub ingest: ingest::Options,
     pub handlers: handler::Options,
@@ -44,6 +46,7 @@ impl Default for Config {
             listen: Listen::default(),
             storage: objects::Options::default(),
             worker: worker::Options::default(),
+            proxies: proxy::Options::default(),
             dispatch: dispatch::Options::default(),
             ingest: ingest::Options::default(),
             handlers: handler::Options::default(),

@@ -22,6 +22,7 @@ use crate::retention::Retention;
 use crate::store::{self, OpenError, Opened};
 use crate::telemetry::Metrics;
 use crate::worker::Worker;
+use crate::worker::proxy::Proxies;
 
 /// Claims the data directory, opens listeners (those not given), recovers the store and composes the rooms.
 ///
@@ -47,7 +48,9 @@ pub async fn build(mut config: Config, listeners: Listeners) -> Result<Daemon, S
     let ids = Arc::new(JobIds::new(clock.clone(), last));
 
     let objects = Objects::new(config.storage.clone()).map_err(set_up)?;
+    let proxies = Proxies::new(&config.proxies, &metrics).map_err(set_up)?;
     let worker = Worker::new(config.worker.clone(), objects.clone(), clock.clone()).map_err(set_up)?;
+    let worker = worker.with_proxies(proxies);
     let registry = Registry::new(config.handlers.clone(), []).map_err(set_up)?;
     let (dispatcher, dispatch) = Dispatcher::new(
         config.dispatch.clone(),
@@ -96,6 +99,7 @@ fn ingest_options(config: &Config) -> ingest::Options {
         bucket: config.storage.bucket.clone(),
         key_prefix: config.storage.prefix.clone(),
         allowed_buckets: config.storage.allowed_buckets.iter().cloned().collect(),
+        proxy_pools: config.proxies.pool_names(),
         ..config.ingest.clone()
     }
 }

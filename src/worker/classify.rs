@@ -4,7 +4,7 @@
 
 use std::error::Error as StdError;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use http::HeaderValue;
 
@@ -69,16 +69,25 @@ pub(super) fn answer(status: u16, asks_to_wait: bool) -> Answer {
     })
 }
 
-/// Seconds or an HTTP date; None: neither.
+/// Whether a request that got no answer says something about the host. What was refused here, or has no address, does not.
+pub(super) fn is_the_hosts(code: FailureCode) -> bool {
+    matches!(
+        code,
+        FailureCode::DownloadConnect
+            | FailureCode::DownloadTls
+            | FailureCode::DownloadTimeout
+            | FailureCode::DownloadInterrupted
+    )
+}
+
+/// Seconds or an HTTP date in any of its three forms; None: neither.
 pub(super) fn retry_after(value: &HeaderValue, now_ms: i64) -> Option<Duration> {
     let text = value.to_str().ok()?.trim();
-    let wait = match text.parse::<u64>() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => RETRY_AFTER_MAX,
-        Err(_) => {
-            let at_ms = jiff::fmt::rfc2822::parse(text).ok()?.timestamp().as_millisecond();
-            Duration::from_millis(u64::try_from(at_ms.saturating_sub(now_ms)).unwrap_or(0))
-        }
+    let wait = if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+        text.parse().map_or(RETRY_AFTER_MAX, Duration::from_secs)
+    } else {
+        let now = UNIX_EPOCH + Duration::from_millis(u64::try_from(now_ms).unwrap_or(0));
+        httpdate::parse_http_date(text).ok()?.duration_since(now).unwrap_or(Duration::ZERO)
     };
     Some(wait.min(RETRY_AFTER_MAX))
 }
@@ -202,9 +211,13 @@ mod tests {
         assert_eq!(wait(" 0 "), Some(0));
         assert_eq!(wait("Sun, 06 Nov 1994 08:50:37 GMT"), Some(60));
         assert_eq!(wait("Sun, 06 Nov 1994 08:49:00 GMT"), Some(0));
+        assert_eq!(wait("Sunday, 06-Nov-94 08:50:37 GMT"), Some(60), "as written before 1995");
+        assert_eq!(wait("Sun Nov  6 08:50:37 1994"), Some(60), "as C's asctime writes it");
+        assert_eq!(wait("Thu, 01 Jan 1970 00:00:00 GMT"), Some(0));
+        assert_eq!(wait("Fri, 31 Dec 9999 23:59:59 GMT"), Some(86_400));
         assert_eq!(wait("99999999"), Some(86_400));
         assert_eq!(wait("99999999999999999999999"), Some(86_400));
-        for bad in ["soon", "-5", "", "1.5", "Sun, 99 Nov 1994 08:50:37 GMT"] {
+        for bad in ["soon", "-5", "+5", "", "Sun, 06 Nov 1994 08:50:37", "1.5", "Sun, 99 Nov 1994 08:50:37 GMT"] {
             assert_eq!(wait(bad), None, "{bad:?}");
         }
     }

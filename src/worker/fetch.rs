@@ -1,218 +1,319 @@
-//! One GET with its redirects, down to the headers of the answer that has the body.
+//! A download: one body from its first byte to its last, over as many connections as it takes.
 //!
-//! Owns: the client, hops, what the headers already tell. Must not know: digests, storage.
+//! Owns: what a download asks for, going on after a break, pace and lengths. Must not know: digests, storage, how a hop is made.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, header};
+use http::header;
 
-use super::classify::{self, Answer, Failed};
-use super::resolve::GuardedResolver;
-use super::target::{BadHop, Target};
-use super::{Guard, HostGate, Options, Permit, Worker, headers};
+use super::classify::{self, Failed};
+use super::errand::{self, Asked, Coming, Errand, Landed, Reply};
+use super::proxy::Way;
+pub(super) use super::range::Resume;
+use super::target::Target;
+use super::{HostGate, Validators, Worker, range};
 use crate::clock::Clock;
 use crate::model::{FailureCode, TaskSpec};
 
-/// A host that says 429 and nothing more is left alone for this long.
-const THROTTLE_DEFAULT: Duration = Duration::from_secs(1);
-/// Idle connections kept for each host: as many as one host usually has in flight.
-const IDLE_PER_HOST: usize = 16;
-/// The stretch over which an origin's pace is judged.
-const PACE_WINDOW: Duration = Duration::from_secs(60);
+/// A break after at least this many bytes does not count against `resumes_max`.
+const PROGRESS_BYTES: u64 = 64 * 1024;
 
-pub(super) fn client(options: &Options, guard: Arc<Guard>) -> Result<reqwest::Client, String> {
-    let builder = || {
-        reqwest::Client::builder()
-            .dns_resolver(GuardedResolver(guard.clone()))
-            .connect_timeout(Duration::from_millis(options.connect_timeout_ms))
-            .redirect(reqwest::redirect::Policy::none())
-            // The queue is the one that retries, and it remembers.
-            .retry(reqwest::retry::never())
-            // The environment must not be able to send our requests elsewhere.
-            .no_proxy()
-            .referer(false)
-            .pool_max_idle_per_host(IDLE_PER_HOST)
-            .pool_idle_timeout(Duration::from_secs(30))
-    };
-    builder().build().or_else(|error| {
-        tracing::warn!(%error, "no certificates on this machine: downloads over https will fail");
-        builder().tls_certs_only([]).build().map_err(|error| format!("no HTTP client can be made: {error}"))
-    })
+/// What is to be downloaded.
+pub(super) struct Want<'a> {
+    pub(super) spec: &'a TaskSpec,
+    /// Of the whole body, wherever it begins.
+    pub(super) bytes_max: u64,
+    /// What is there already; the answer says from where it really goes on.
+    pub(super) from: Option<Resume>,
+    /// The version that need not be sent again.
+    pub(super) unless: Option<&'a Validators>,
 }
 
-/// An answer whose body has not been read yet.
-pub(super) struct Fetched {
-    response: reqwest::Response,
-    target: Target,
-    /// The host's place is taken until the body has been read.
-    _permit: Permit,
-    /// Content-Length, where one came.
-    pub(super) declared: Option<u64>,
-    idle: Duration,
+pub(super) enum Answered<'a> {
+    Body(Box<Fetched<'a>>),
+    /// Only if `unless` was given.
+    NotChanged {
+        #[allow(dead_code)]
+        context: BTreeMap<String, String>,
+    },
+}
+
+/// A body that has not been read yet.
+pub(super) struct Fetched<'a> {
+    errand: Errand<'a>,
+    /// None: read to its end, or broken off.
+    landed: Option<Landed>,
+    is_whole: bool,
+    /// Where the present connection's body ends.
+    end: Option<u64>,
+    offset: u64,
+    position: u64,
+    total: Option<u64>,
+    about: About,
     pace: Pace,
-    received: u64,
+    resumes: Resumes,
+}
+
+/// What the headers of the first answer said.
+struct About {
+    target: Target,
+    redirects: u32,
+    status: u16,
+    http: &'static str,
+    content_type: Option<String>,
+    validators: Validators,
+    has_ranges: bool,
+    /// The origin was asked to go on and began anew.
+    restarted: Option<String>,
+}
+
+#[derive(Default)]
+struct Resumes {
+    count: u32,
+    /// Since the last one that brought `PROGRESS_BYTES`.
+    in_a_row: u32,
+    first_at: Option<u64>,
+    last_at: u64,
+}
+
+/// Why there is no next piece.
+enum Broken {
+    /// Another connection may bring the rest.
+    Off(Failed),
+    Final(Failed),
 }
 
 impl Worker {
-    /// Follows redirects until there is a body of at most `bytes_max` bytes, as far as the headers tell.
-    pub(super) async fn fetch(&self, spec: &TaskSpec, bytes_max: u64, gate: &dyn HostGate) -> Result<Fetched, Failed> {
-        let bad_url = |message| Failed::new(FailureCode::DownloadBadUrl, message);
-        let mut target = Target::parse(&spec.url).map_err(bad_url)?;
-        let mut headers = headers::outgoing(&spec.headers, &self.options.user_agent).map_err(bad_url)?;
-        let mut redirects = 0;
+    /// Down to the headers of the answer that has the body.
+    pub(super) async fn fetch<'a>(&'a self, want: Want<'a>, gate: &'a dyn HostGate) -> Result<Answered<'a>, Failed> {
+        let Want { spec, bytes_max, from, unless } = want;
+        let mut errand = Errand::new(self, spec, bytes_max, gate);
+        let mut from = from.filter(Resume::is_usable);
+        let unless = unless.filter(|known| !range::conditions(None, Some(known)).is_empty());
+        let mut restarted = None;
         loop {
-            let hop = self.hop(&target, headers.clone(), gate).await;
-            let (response, permit) = hop.map_err(|failed| at(failed, &target, redirects))?;
-            match self.judge(&response, &target, bytes_max, gate).map_err(|failed| at(failed, &target, redirects))? {
-                Judged::Body { declared } => {
-                    let idle = Duration::from_millis(self.options.idle_timeout_ms);
-                    let pace = Pace { bytes_per_second_min: self.options.bytes_per_second_min, ..Pace::default() };
-                    return Ok(Fetched { response, target, _permit: permit, declared, idle, pace, received: 0 });
+            match Box::pin(errand.go(Asked { from: from.as_ref(), unless, any_length: false })).await? {
+                Reply::NotChanged(landed) => {
+                    let about = About::new(&landed, None);
+                    return Ok(Answered::NotChanged { context: about.context(&errand.way, &Resumes::default()) });
                 }
-                Judged::Redirect { location } => {
-                    redirects += 1;
-                    if redirects > self.options.redirects_max {
-                        let message = format!("more than {} redirects", self.options.redirects_max);
-                        return Err(at(Failed::new(FailureCode::DownloadRedirects, message), &target, redirects));
+                Reply::Body(landed, coming) => {
+                    if let Some(from) = from.filter(|_| coming.begin == 0) {
+                        restarted = Some(format!("the origin sent all instead of what follows byte {}", from.offset));
                     }
-                    let next = target.redirected(&location).map_err(|bad| at(bad_hop(bad), &target, redirects))?;
-                    if !next.same_origin(&target) {
-                        headers = headers::across_origins(&headers);
-                    }
-                    target = next;
+                    return Ok(Answered::Body(Box::new(Fetched::new(errand, landed, coming, restarted))));
                 }
+                // Asked once more, for all of it: what is there is thrown away rather than joined to something else.
+                Reply::NoSuchRange(why) => (from, restarted) = (None, Some(why)),
             }
         }
     }
+}
 
-    async fn hop(
-        &self,
-        target: &Target,
-        headers: HeaderMap,
-        gate: &dyn HostGate,
-    ) -> Result<(reqwest::Response, Permit), Failed> {
-        // A literal never meets the resolver, so it is checked here.
-        if let Some(address) = target.literal() {
-            self.guard.check(address).map_err(|what| {
-                Failed::new(FailureCode::DownloadBlockedAddress, format!("{address} is not a public address: {what}"))
-            })?;
-        }
-        let permit = gate.enter(&target.host_port()).await.map_err(|down| {
-            let failed = Failed::new(FailureCode::DownloadHostDown, down.to_string());
-            Failed { retry_after: Some(down.retry_after), ..failed }
-        })?;
-        let limit = Duration::from_millis(self.options.connect_timeout_ms.saturating_add(self.options.idle_timeout_ms));
-        let sent = self.client.get(target.url().clone()).headers(headers).send();
-        match tokio::time::timeout(limit, sent).await {
-            Ok(Ok(response)) => Ok((response, permit)),
-            Ok(Err(error)) => Err(classify::request(error)),
-            Err(_) => {
-                Err(Failed::new(FailureCode::DownloadTimeout, format!("no answer within {} ms", limit.as_millis())))
-            }
+impl About {
+    fn new(landed: &Landed, restarted: Option<String>) -> Self {
+        let headers = landed.response.headers();
+        let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        Self {
+            target: landed.target.clone(),
+            redirects: landed.redirects,
+            status: landed.response.status().as_u16(),
+            http: match landed.response.version() {
+                http::Version::HTTP_2 => "2",
+                http::Version::HTTP_10 => "1.0",
+                _ => "1.1",
+            },
+            content_type: content_type.map(str::to_owned),
+            validators: range::validators(headers),
+            has_ranges: !range::refuses_ranges(headers),
+            restarted,
         }
     }
 
-    fn judge(
-        &self,
-        response: &reqwest::Response,
-        target: &Target,
-        bytes_max: u64,
-        gate: &dyn HostGate,
-    ) -> Result<Judged, Failed> {
-        let status = response.status().as_u16();
-        let asked = response.headers().get(header::RETRY_AFTER);
-        let wait = asked.and_then(|value| classify::retry_after(value, self.clock.now_ms()));
-        match classify::answer(status, wait.is_some()) {
-            Answer::Failure(code) => {
-                if code == FailureCode::DownloadThrottled {
-                    gate.throttled(&target.host_port(), wait.unwrap_or(THROTTLE_DEFAULT));
-                }
-                let failed = Failed::new(code, format!("the origin answered {status}")).with("status", status);
-                Err(Failed { retry_after: wait, ..failed })
-            }
-            Answer::Redirect => {
-                let location = response.headers().get(header::LOCATION);
-                match location.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()) {
-                    Some(location) => Ok(Judged::Redirect { location }),
-                    None => Err(Failed::new(
-                        FailureCode::DownloadUnexpectedStatus,
-                        format!("the origin answered {status} without saying where to go"),
-                    )
-                    .with("status", status)),
-                }
-            }
-            Answer::Body => judge_body(response, bytes_max).map_err(|failed| failed.with("status", status)),
-        }
-    }
-}
-
-enum Judged {
-    Body { declared: Option<u64> },
-    Redirect { location: String },
-}
-
-fn judge_body(response: &reqwest::Response, bytes_max: u64) -> Result<Judged, Failed> {
-    if let Some(encoding) =
-        response.headers().get_all(header::CONTENT_ENCODING).iter().find(|e| !headers::is_identity(e))
-    {
-        let encoding: String = String::from_utf8_lossy(encoding.as_bytes()).chars().take(64).collect();
-        return Err(Failed::new(FailureCode::DownloadEncoding, format!("the body came encoded as {encoding:?}")));
-    }
-    let declared = response.headers().get(header::CONTENT_LENGTH);
-    let declared = declared.and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok());
-    match declared {
-        Some(bytes) if bytes > bytes_max => Err(too_large(bytes_max).with("declared_bytes", bytes)),
-        declared => Ok(Judged::Body { declared }),
-    }
-}
-
-fn bad_hop(bad: BadHop) -> Failed {
-    match bad {
-        BadHop::Url(message) => Failed::new(FailureCode::DownloadBadUrl, message),
-        BadHop::Downgrade => Failed::new(FailureCode::DownloadRedirects, "a redirect from https to http"),
-    }
-}
-
-pub(super) fn too_large(bytes_max: u64) -> Failed {
-    Failed::new(FailureCode::DownloadTooLarge, format!("the body is larger than {bytes_max} bytes"))
-        .with("bytes_max", bytes_max)
-}
-
-fn at(failed: Failed, target: &Target, redirects: u32) -> Failed {
-    let failed = failed.with("host", target.host_port()).with("url", target.shown());
-    if redirects > 0 { failed.with("redirects", redirects) } else { failed }
-}
-
-impl Fetched {
-    /// The next piece of the body; None at its end.
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Failed> {
-        let begun = Clock::instant();
-        let piece = match tokio::time::timeout(self.idle, self.response.chunk()).await {
-            Ok(Ok(piece)) => piece,
-            Ok(Err(error)) => return Err(self.blame(classify::body(error, self.declared.is_some()))),
-            Err(_) => {
-                let message = format!("silent for {} ms", self.idle.as_millis());
-                return Err(self.blame(Failed::new(FailureCode::DownloadTimeout, message)));
+    fn context(&self, way: &Way, resumes: &Resumes) -> BTreeMap<String, String> {
+        let mut context = BTreeMap::new();
+        let mut put = |key: &str, value: Option<String>| {
+            if let Some(value) = value {
+                context.insert(key.to_owned(), value);
             }
         };
-        let bytes = piece.as_ref().map_or(0, Bytes::len) as u64;
-        self.received += bytes;
-        if piece.is_some() && self.pace.is_too_slow(begun.elapsed(), bytes) {
+        put("host", Some(self.target.host_port()));
+        put("http", Some(self.http.to_owned()));
+        put("redirects", (self.redirects > 0).then(|| self.redirects.to_string()));
+        put("restarted", self.restarted.clone());
+        put("resumes", (resumes.count > 0).then(|| resumes.count.to_string()));
+        put("resumed_at", resumes.first_at.map(|at| at.to_string()));
+        put("proxy", way.shown());
+        context
+    }
+}
+
+impl<'a> Fetched<'a> {
+    fn new(errand: Errand<'a>, landed: Landed, coming: Coming, restarted: Option<String>) -> Self {
+        let about = About::new(&landed, restarted);
+        let options = &errand.worker.options;
+        let pace = Pace {
+            bytes_per_second_min: options.bytes_per_second_min,
+            window: Duration::from_millis(options.pace_window_ms),
+            ..Pace::default()
+        };
+        let Coming { begin, end, total } = coming;
+        let first_at = (begin > 0).then_some(begin);
+        let resumes = Resumes { first_at, last_at: begin, ..Resumes::default() };
+        Self {
+            errand,
+            landed: Some(landed),
+            is_whole: false,
+            end,
+            offset: begin,
+            position: begin,
+            total,
+            about,
+            pace,
+            resumes,
+        }
+    }
+
+    /// The next piece of the body, from `offset` on; None at its end, which is where it was said to be.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Failed> {
+        loop {
+            match self.read().await {
+                Ok(piece) => return Ok(piece),
+                Err(Broken::Final(failed)) => return Err(self.blame(failed)),
+                Err(Broken::Off(failed)) => self.go_on(failed).await?,
+            }
+        }
+    }
+
+    async fn read(&mut self) -> Result<Option<Bytes>, Broken> {
+        let Some(landed) = self.landed.as_mut() else {
+            let gone = || Broken::Final(Failed::new(FailureCode::DownloadInterrupted, "the body broke off before"));
+            return if self.is_whole { Ok(None) } else { Err(gone()) };
+        };
+        let idle = Duration::from_millis(self.errand.worker.options.idle_timeout_ms);
+        let begun = Clock::instant();
+        let broken = match tokio::time::timeout(idle, landed.response.chunk()).await {
+            Ok(Ok(Some(piece))) => return self.take(piece, begun.elapsed()).map(Some),
+            Ok(Ok(None)) => {
+                let declared = self.end.max(self.total).filter(|declared| self.position < *declared);
+                let Some(declared) = declared else {
+                    // The host's place is free for others from here on.
+                    (self.landed, self.is_whole) = (None, true);
+                    self.errand.way.ended();
+                    return Ok(None);
+                };
+                let message = format!("{declared} bytes were declared and {} came", self.position);
+                let short = Failed::new(FailureCode::DownloadLengthMismatch, message);
+                if self.end == Some(self.position) {
+                    // A range shorter than what was asked for, and whole as such.
+                    return Err(Broken::Off(short));
+                }
+                short
+            }
+            Ok(Err(error)) => classify::body(error, self.end.is_some()),
+            Err(_) => Failed::new(FailureCode::DownloadTimeout, format!("silent for {} ms", idle.as_millis())),
+        };
+        self.errand.way.broke();
+        self.errand.heard(&self.about.target.host_port(), false);
+        Err(Broken::Off(broken))
+    }
+
+    fn take(&mut self, piece: Bytes, waited: Duration) -> Result<Bytes, Broken> {
+        let bytes = piece.len() as u64;
+        self.position = self.position.saturating_add(bytes);
+        if self.position > self.errand.bytes_max {
+            return Err(Broken::Final(errand::too_large(self.errand.bytes_max)));
+        }
+        if let Some(end) = self.end.filter(|end| self.position > *end) {
+            let message = format!("{end} bytes were declared and more came");
+            return Err(Broken::Final(Failed::new(FailureCode::DownloadLengthMismatch, message)));
+        }
+        if self.pace.is_too_slow(waited, bytes) {
+            self.errand.heard(&self.about.target.host_port(), false);
             let message = format!("slower than {} bytes per second", self.pace.bytes_per_second_min);
-            return Err(self.blame(Failed::new(FailureCode::DownloadTimeout, message)));
+            return Err(Broken::Final(Failed::new(FailureCode::DownloadTimeout, message)));
         }
         Ok(piece)
     }
 
+    /// Another connection for the rest of the same version, or `failed`.
+    async fn go_on(&mut self, failed: Failed) -> Result<(), Failed> {
+        if self.position >= self.resumes.last_at.saturating_add(PROGRESS_BYTES) {
+            self.resumes.in_a_row = 0;
+        }
+        let etag = self.about.validators.etag.clone();
+        let from = Resume { offset: self.position, etag, total: self.total };
+        let may =
+            from.is_usable() && self.about.has_ranges && self.resumes.in_a_row < self.errand.worker.options.resumes_max;
+        if !may {
+            return Err(self.blame(failed));
+        }
+        // Given back first: where one request at a time is allowed, the next would wait for this one.
+        self.landed = None;
+        let reply = Box::pin(self.errand.go(Asked { from: Some(&from), ..Asked::default() })).await;
+        let broke_off = failed.failure.code.as_str();
+        let changed = |why: String| {
+            let message = format!("{}; it cannot go on: {why}", failed.failure.message);
+            Failed::new(FailureCode::DownloadInterrupted, message)
+        };
+        match reply.map_err(|failed| self.blame_for_rest(failed).with("broke_off", broke_off))? {
+            Reply::Body(landed, coming) if coming.begin == self.position && coming.begin > 0 => {
+                if !landed.target.same_resource(&self.about.target) {
+                    return Err(self.blame(changed("the redirects lead elsewhere now".into())));
+                }
+                (self.landed, self.end, self.total) = (Some(landed), coming.end, coming.total);
+            }
+            Reply::Body(..) | Reply::NotChanged(_) => {
+                return Err(self.blame(changed("the origin has another version now".into())));
+            }
+            Reply::NoSuchRange(why) => return Err(self.blame(changed(why))),
+        }
+        self.resumes.count += 1;
+        self.resumes.in_a_row += 1;
+        self.resumes.first_at.get_or_insert(self.position);
+        self.resumes.last_at = self.position;
+        Ok(())
+    }
+
+    /// Where the first piece belongs in the whole body: 0, or what was asked for with `from`.
+    #[allow(dead_code)]
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The whole body's length, if it was told.
+    pub(super) fn total(&self) -> Option<u64> {
+        self.total
+    }
+
+    #[allow(dead_code)]
+    pub(super) fn validators(&self) -> Validators {
+        self.about.validators.clone()
+    }
+
     pub(super) fn content_type(&self) -> Option<&str> {
-        self.response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok())
+        self.about.content_type.as_deref()
+    }
+
+    /// How it went so far, for the job's log: host, http, redirects, proxy, restarted, resumes, resumed_at.
+    pub(super) fn context(&self) -> BTreeMap<String, String> {
+        self.about.context(&self.errand.way, &self.resumes)
     }
 
     /// Adds who it was and how far it came.
     pub(super) fn blame(&self, failed: Failed) -> Failed {
-        at(failed, &self.target, 0).with("bytes", self.received).with("status", self.response.status().as_u16())
+        errand::at(self.blame_for_rest(failed), &self.about.target, self.about.redirects)
+            .with("status", self.about.status)
+    }
+
+    /// Without the address and the status: those of the request that asked for the rest are there already.
+    fn blame_for_rest(&self, failed: Failed) -> Failed {
+        let failed = self.context().into_iter().fold(failed, |failed, (key, value)| {
+            if failed.failure.context.contains_key(&key) { failed } else { failed.with(&key, value) }
+        });
+        failed.with("bytes", self.position)
     }
 }
 
@@ -220,6 +321,7 @@ impl Fetched {
 #[derive(Default)]
 struct Pace {
     bytes_per_second_min: u64,
+    window: Duration,
     waited: Duration,
     bytes: u64,
 }
@@ -228,10 +330,11 @@ impl Pace {
     fn is_too_slow(&mut self, waited: Duration, bytes: u64) -> bool {
         self.waited += waited;
         self.bytes += bytes;
-        if self.waited < PACE_WINDOW {
+        if self.waited < self.window {
             return false;
         }
-        let slow = self.bytes < self.bytes_per_second_min.saturating_mul(self.waited.as_secs());
+        let wanted = u128::from(self.bytes_per_second_min) * self.waited.as_millis();
+        let slow = u128::from(self.bytes) * 1_000 < wanted;
         (self.waited, self.bytes) = (Duration::ZERO, 0);
         slow
     }
@@ -244,7 +347,8 @@ mod tests {
     #[test]
     fn a_trickle_is_given_up_and_a_slow_line_is_not() {
         let second = Duration::from_secs(1);
-        let mut pace = Pace { bytes_per_second_min: 100, ..Pace::default() };
+        let window = Duration::from_secs(60);
+        let mut pace = Pace { bytes_per_second_min: 100, window, ..Pace::default() };
         assert!(!(0..59).any(|_| pace.is_too_slow(second, 1)));
         assert!(pace.is_too_slow(second, 1));
         assert!(!(0..600).any(|_| pace.is_too_slow(second, 100)));

@@ -1,4 +1,4 @@
-//! Which addresses a download may reach: public ones, and what the operator allowed.
+//! Which addresses a download may reach: public ones, and what the operator allowed, without what the operator denied.
 //!
 //! Owns: the rule, as a pure function of an address. Must not know: names, sockets, URLs.
 
@@ -56,37 +56,64 @@ const OTHER_V6: [(Ipv6Net, &str); 6] = [
     (v6(0xff00, 0, 0, 8), "multicast"),
 ];
 
+/// IPv6 forms that are carried on to the IPv4 address inside them.
+const NAT64: Ipv6Net = v6(0x64, 0xff9b, 0, 96);
+const SIX_TO_FOUR: Ipv6Net = v6(0x2002, 0, 0, 16);
+const COMPATIBLE: Ipv6Net = v6(0, 0, 0, 96);
+
 /// The rule with the operator's exceptions.
 #[derive(Debug, Clone, Default)]
 pub struct Guard {
     allowed: Vec<IpNet>,
+    denied: Vec<IpNet>,
+}
+
+/// Networks in CIDR notation; a bare address means that address alone.
+pub(super) fn networks(texts: &[String]) -> Result<Vec<IpNet>, String> {
+    let parse = |text: &String| {
+        let text = text.trim();
+        let single = || text.parse::<IpAddr>().map(IpNet::from);
+        let network = text.parse::<IpNet>().or_else(|_| single());
+        network.map_err(|_| format!("{text:?} is not a network like 10.0.0.0/8"))
+    };
+    texts.iter().map(parse).collect()
 }
 
 impl Guard {
-    /// `networks` in CIDR notation; a bare address means that address alone.
-    pub fn new(networks: &[String]) -> Result<Self, String> {
-        let parse = |text: &String| {
-            let text = text.trim();
-            let single = || text.parse::<IpAddr>().map(IpNet::from);
-            text.parse::<IpNet>()
-                .or_else(|_| single())
-                .map_err(|_| format!("{text:?} is not a network like 10.0.0.0/8"))
-        };
-        Ok(Self { allowed: networks.iter().map(parse).collect::<Result<_, _>>()? })
+    /// `denied` wins over `allowed`, and `allowed` over what is not public.
+    pub fn new(allowed: &[String], denied: &[String]) -> Result<Self, String> {
+        Ok(Self { allowed: networks(allowed)?, denied: networks(denied)? })
     }
 
     /// `Err` says what the address is instead of public.
     pub fn check(&self, address: IpAddr) -> Result<(), &'static str> {
         // A mapped address is the same host by another spelling, so it stands under the same rule.
         let address = address.to_canonical();
-        if self.allowed.iter().any(|network| network.contains(&address)) {
-            return Ok(());
+        let stands_in = |networks: &[IpNet]| networks.iter().any(|network| network.contains(&address));
+        if stands_in(&self.denied) {
+            return Err("denied by worker.deny_networks");
         }
-        match not_public(address) {
-            None => Ok(()),
-            Some(what) => Err(what),
+        if !stands_in(&self.allowed) {
+            return not_public(address).map_or(Ok(()), Err);
         }
+        // Who allows a translator's prefix allows the translation, not what lies behind it.
+        embedded(address).map_or(Ok(()), |inner| self.check(inner))
     }
+}
+
+/// The IPv4 address that a translator or a tunnel would carry this one on to.
+fn embedded(address: IpAddr) -> Option<IpAddr> {
+    let IpAddr::V6(address) = address else { return None };
+    let bits = u128::from(address);
+    let shift = if SIX_TO_FOUR.contains(&address) {
+        80
+    } else if NAT64.contains(&address) || (COMPATIBLE.contains(&address) && bits > 1) {
+        0
+    } else {
+        return None;
+    };
+    let inner = u32::try_from((bits >> shift) & u128::from(u32::MAX)).ok()?;
+    Some(Ipv4Addr::from(inner).into())
 }
 
 /// What a canonical address is, if it is not one anybody on the internet could reach.
@@ -227,11 +254,30 @@ mod tests {
 
     #[test]
     fn an_operator_can_allow_a_network_and_no_more() {
-        let guard = Guard::new(&["127.0.0.0/8".into(), "10.1.2.3".into(), "fd00::/8".into()]).unwrap();
+        let guard = Guard::new(&["127.0.0.0/8".into(), "10.1.2.3".into(), "fd00::/8".into()], &[]).unwrap();
         let check = |text: &str| guard.check(text.parse().unwrap()).is_ok();
         assert!(check("127.0.0.1") && check("::ffff:127.9.9.9") && check("10.1.2.3") && check("fd00::1"));
         assert!(!check("10.1.2.4") && !check("::1") && !check("192.168.0.1") && !check("fe80::1"));
-        assert!(Guard::new(&["10.0.0.0/33".into()]).is_err());
-        assert!(Guard::new(&["everything".into()]).is_err());
+        assert!(Guard::new(&["10.0.0.0/33".into()], &[]).is_err());
+        assert!(Guard::new(&[], &["everything".into()]).is_err());
+    }
+
+    #[test]
+    fn what_an_operator_denies_is_refused_in_every_form_even_if_it_is_allowed_or_public() {
+        let guard = Guard::new(&["10.0.0.0/8".into()], &["10.9.0.0/16".into(), "8.8.8.8".into()]).unwrap();
+        let check = |text: &str| guard.check(text.parse().unwrap()).is_ok();
+        assert!(check("10.1.1.1") && check("8.8.4.4"));
+        assert!(!check("10.9.1.1") && !check("8.8.8.8") && !check("::ffff:8.8.8.8") && !check("::ffff:10.9.0.1"));
+    }
+
+    #[test]
+    fn an_allowed_translator_does_not_lead_to_inner_addresses() {
+        let guard = Guard::new(&["64:ff9b::/96".into(), "2002::/16".into(), "::/96".into()], &["9.9.9.9".into()]);
+        let check = |text: &str| guard.as_ref().unwrap().check(text.parse().unwrap()).is_ok();
+        assert!(check("64:ff9b::8.8.8.8") && check("2002:808:808::1") && check("::8.8.8.8"));
+        for inner in ["64:ff9b::10.0.0.1", "64:ff9b::a9fe:a9fe", "64:ff9b::9.9.9.9", "2002:7f00:1::", "::127.0.0.1"] {
+            assert!(!check(inner), "{inner}");
+        }
+        assert!(!check("64:ff9b:1::8.8.8.8"), "another translator is another network");
     }
 }

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use crate::model::Header;
 
 /// Ours alone: framing, connection handling, and what would make the body something other than the whole resource as it is.
-const RESERVED: [&str; 16] = [
+const RESERVED: [&str; 19] = [
     "host",
     "connection",
     "keep-alive",
@@ -24,6 +24,9 @@ const RESERVED: [&str; 16] = [
     "if-range",
     "if-none-match",
     "if-modified-since",
+    "if-match",
+    "if-unmodified-since",
+    "http2-settings",
 ];
 
 /// What may follow a redirect to another origin. Everything else could be a credential under a name nobody knows.

@@ -3,20 +3,36 @@
 //! Owns: one attempt: guard the address, fetch, digest, upload, classify. Must not know: the database, the queue, other attempts.
 //!
 //! ```text
-//! target (is this a URL we fetch?) → guard (may we talk to that address?) → fetch (one GET, redirects by hand)
+//! target (is this a URL we fetch?) → robots (does its site want that?) → guard, resolve (may we talk to that address?)
+//!        → client (by which way?) → errand (hops, by hand) → fetch (the body, over several connections if it breaks; range)
 //!        → run (digest, upload, complete) → classify (what does a failure mean?)
 //! ```
 
 mod classify;
+mod client;
+mod errand;
 mod fetch;
 mod guard;
 mod headers;
 mod kind;
+pub mod proxy;
+mod range;
 mod resolve;
+mod robots;
+mod rules;
 mod run;
 mod target;
+
+#[cfg(test)]
+mod fetch_test;
+#[cfg(test)]
+mod h2_test;
+#[cfg(test)]
+mod hostile_test;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trap_test;
 
 pub use guard::Guard;
 pub use target::host_port;
@@ -30,6 +46,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Clock;
 use crate::model::{Failure, StoredObject, TaskRef, TaskSpec};
 use crate::objects::{self, Objects, Place};
+use proxy::Proxies;
 
 /// What operators set about downloads (config `worker:`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,15 +56,23 @@ pub struct Options {
     pub connect_timeout_ms: u64,
     /// Silence of an origin, before its headers or between two pieces of its body.
     pub idle_timeout_ms: u64,
-    /// An origin that stays below this over a minute of waiting is given up.
+    /// An origin that stays below this over `pace_window_ms` of waiting is given up.
     pub bytes_per_second_min: u64,
+    /// The stretch of waiting over which an origin's pace is judged.
+    pub pace_window_ms: u64,
     /// The largest body of any resource; a resource may ask for less, not for more.
     pub max_bytes: u64,
     pub redirects_max: u32,
+    /// How often in a row, each time without 64 KiB of progress, a body that broke off is continued within one attempt.
+    pub resumes_max: u32,
+    /// Whether a site's robots.txt is read and obeyed.
+    pub robots: bool,
     /// Sent unless a manifest brings its own.
     pub user_agent: String,
     /// Networks (CIDR) that downloads may reach although they are not public. Empty: none.
     pub allow_networks: Vec<String>,
+    /// Networks (CIDR) that no download may reach, whatever else is allowed. Empty: none.
+    pub deny_networks: Vec<String>,
 }
 
 impl Default for Options {
@@ -56,10 +81,14 @@ impl Default for Options {
             connect_timeout_ms: 10_000,
             idle_timeout_ms: 30_000,
             bytes_per_second_min: 100,
+            pace_window_ms: 60_000,
             max_bytes: 5 * 1024 * 1024 * 1024,
             redirects_max: 5,
+            resumes_max: 3,
+            robots: false,
             user_agent: concat!("fetchbox/", env!("CARGO_PKG_VERSION")).into(),
             allow_networks: Vec::new(),
+            deny_networks: Vec::new(),
         }
     }
 }
@@ -67,10 +96,12 @@ impl Default for Options {
 impl Options {
     /// The first thing wrong, as `key: why`.
     pub fn check(&self) -> Result<(), String> {
-        Guard::new(&self.allow_networks).map_err(|error| format!("worker.allow_networks: {error}"))?;
+        guard::networks(&self.allow_networks).map_err(|error| format!("worker.allow_networks: {error}"))?;
+        guard::networks(&self.deny_networks).map_err(|error| format!("worker.deny_networks: {error}"))?;
         for (name, value) in [
             ("connect_timeout_ms", self.connect_timeout_ms),
             ("idle_timeout_ms", self.idle_timeout_ms),
+            ("pace_window_ms", self.pace_window_ms),
             ("max_bytes", self.max_bytes),
         ] {
             if value == 0 {
@@ -242,7 +273,13 @@ pub struct Permit(pub Option<Box<dyn std::any::Any + Send + Sync>>);
 pub struct Worker {
     options: Arc<Options>,
     guard: Arc<Guard>,
+    net: Arc<dyn resolve::Net>,
+    /// For direct connections.
     client: reqwest::Client,
+    /// Of proxies, by their number.
+    clients: Arc<proxy::Clients>,
+    proxies: Proxies,
+    robots: Arc<robots::Robots>,
     objects: Objects,
     clock: Clock,
 }
@@ -250,10 +287,21 @@ pub struct Worker {
 impl Worker {
     /// The error is for the operator: which setting, and why.
     pub fn new(options: Options, objects: Objects, clock: Clock) -> Result<Self, String> {
+        Self::on(Arc::new(resolve::System), options, objects, clock)
+    }
+
+    fn on(net: Arc<dyn resolve::Net>, options: Options, objects: Objects, clock: Clock) -> Result<Self, String> {
         options.check()?;
         objects::install_tls_provider();
-        let guard = Arc::new(Guard::new(&options.allow_networks)?);
-        let client = fetch::client(&options, guard.clone())?;
-        Ok(Self { options: Arc::new(options), guard, client, objects, clock })
+        let guard = Arc::new(Guard::new(&options.allow_networks, &options.deny_networks)?);
+        let client = client::direct(&options, &guard, &net)?;
+        let robots = Arc::new(robots::Robots::new(&options.user_agent));
+        let (clients, proxies) = (Arc::default(), Proxies::none());
+        Ok(Self { options: Arc::new(options), guard, net, client, clients, proxies, robots, objects, clock })
+    }
+
+    /// Tasks that demand a proxy get one of these.
+    pub fn with_proxies(self, proxies: Proxies) -> Self {
+        Self { proxies, ..self }
     }
 }

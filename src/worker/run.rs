@@ -12,7 +12,8 @@ use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::classify::Failed;
-use super::fetch::{self, Fetched};
+use super::errand::too_large;
+use super::fetch::{Answered, Fetched, Want};
 use super::{Assignment, Begun, HostGate, Outcome, Progress, Stored, Worker, kind};
 use crate::model::{FailureCode, StoredObject};
 use crate::objects::{Label, Place, Upload};
@@ -61,7 +62,7 @@ impl Worker {
             unless(stopped(&stop, &completing), attempt).await.unwrap_or(Err(Ended::Lost))
         };
         match ended {
-            Ok(object) => Outcome::Stored(Box::new(Stored { object, ..Stored::default() })),
+            Ok(stored) => Outcome::Stored(Box::new(stored)),
             Err(ended) => {
                 traces.clean_up(&assignment.place, progress).await;
                 match ended {
@@ -112,21 +113,23 @@ impl Worker {
         gate: &dyn HostGate,
         traces: &mut Traces,
         completing: &AtomicBool,
-    ) -> Result<StoredObject, Ended> {
+    ) -> Result<Stored, Ended> {
         let Assignment { spec, place, .. } = assignment;
-        if let Some(hint) = &spec.proxy_hint {
-            // Going there directly instead would show our address to somebody it was to be hidden from.
-            let message = format!("the task demands proxy pool {:?} and no pools are served", hint.primary_pool);
-            return Err(Failed::new(FailureCode::DownloadNoProxy, message).with("proxy", &hint.primary_pool).into());
-        }
         let bytes_max = spec.max_bytes.map_or(self.options.max_bytes, |own| own.min(self.options.max_bytes));
-        let mut fetched = self.fetch(spec, bytes_max, gate).await?;
+        let want = Want { spec, bytes_max, from: None, unless: None };
+        let mut fetched = match self.fetch(want, gate).await? {
+            Answered::Body(fetched) => fetched,
+            Answered::NotChanged { .. } => {
+                let message = "the origin answered 304 to an unconditional request";
+                return Err(Failed::new(FailureCode::DownloadUnexpectedStatus, message).into());
+            }
+        };
 
         let first = read_first(&mut fetched, bytes_max).await?;
         let label = label(assignment, &fetched, &first);
         let content_type = label.content_type.clone();
         let stage = format!("{}-{}", assignment.task, assignment.epoch);
-        let length_max = fetched.declared.unwrap_or(bytes_max);
+        let length_max = fetched.total().unwrap_or(bytes_max);
         let begun = self.objects.begin(place, label, &stage, length_max);
         let upload = traces.upload.insert(begun.map_err(|error| stored_at(error.into(), place))?);
 
@@ -143,7 +146,7 @@ impl Worker {
             };
             received += piece.len() as u64;
             if received > bytes_max {
-                return Err(fetched.blame(fetch::too_large(bytes_max)).into());
+                return Err(fetched.blame(too_large(bytes_max)).into());
             }
             digest.update(&piece);
             if let Some(id) = upload.write(piece).await.map_err(|error| stored_at(error.into(), place))? {
@@ -155,6 +158,7 @@ impl Worker {
         }
         let sha256: [u8; 32] = digest.finalize().into();
         check_whole(&fetched, received, spec.checksum, sha256)?;
+        let context = fetched.context();
         // The host's place is free for others while the store works.
         drop(fetched);
 
@@ -166,14 +170,15 @@ impl Worker {
         if let Some(id) = traces.recorded.take() {
             progress.upload_ended(&id).await;
         }
-        Ok(StoredObject {
+        let object = StoredObject {
             bucket: place.bucket.clone(),
             key: place.key.clone(),
             etag: head.etag,
             size_bytes: head.size_bytes,
             sha256,
             content_type,
-        })
+        };
+        Ok(Stored { object, context, ..Stored::default() })
     }
 }
 
@@ -193,20 +198,20 @@ impl Traces {
 }
 
 /// Enough of the body to see what it is.
-async fn read_first(fetched: &mut Fetched, bytes_max: u64) -> Result<Vec<Bytes>, Failed> {
+async fn read_first(fetched: &mut Fetched<'_>, bytes_max: u64) -> Result<Vec<Bytes>, Failed> {
     let (mut first, mut bytes) = (Vec::new(), 0);
     while bytes < kind::SNIFF_BYTES {
         let Some(piece) = fetched.next().await? else { break };
         bytes += piece.len();
         if bytes as u64 > bytes_max {
-            return Err(fetched.blame(fetch::too_large(bytes_max)));
+            return Err(fetched.blame(too_large(bytes_max)));
         }
         first.push(piece);
     }
     Ok(first)
 }
 
-fn label(assignment: &Assignment, fetched: &Fetched, first: &[Bytes]) -> Label {
+fn label(assignment: &Assignment, fetched: &Fetched<'_>, first: &[Bytes]) -> Label {
     let spec = &assignment.spec;
     let start: Vec<u8> = first.iter().flatten().copied().take(kind::SNIFF_BYTES).collect();
     let seen = kind::seen(&start);
@@ -219,8 +224,8 @@ fn label(assignment: &Assignment, fetched: &Fetched, first: &[Bytes]) -> Label {
     Label { content_type, metadata, sha256: spec.checksum.unwrap_or_default() }
 }
 
-fn check_whole(fetched: &Fetched, received: u64, wanted: Option<[u8; 32]>, got: [u8; 32]) -> Result<(), Failed> {
-    if let Some(declared) = fetched.declared.filter(|declared| *declared != received) {
+fn check_whole(fetched: &Fetched<'_>, received: u64, wanted: Option<[u8; 32]>, got: [u8; 32]) -> Result<(), Failed> {
+    if let Some(declared) = fetched.total().filter(|declared| *declared != received) {
         let message = format!("{declared} bytes were declared and {received} came");
         return Err(fetched.blame(Failed::new(FailureCode::DownloadLengthMismatch, message)));
     }

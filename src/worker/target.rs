@@ -74,6 +74,11 @@ impl Target {
         }
     }
 
+    /// The host as the connection will look it up; empty for none.
+    pub(super) fn name(&self) -> &str {
+        self.url.host_str().unwrap_or_default()
+    }
+
     /// `host:port` in lower case, without a trailing dot.
     pub(super) fn host_port(&self) -> String {
         let host = self.url.host_str().unwrap_or_default().trim_end_matches('.');
@@ -83,6 +88,19 @@ impl Target {
     /// Whether headers meant for `other` may be shown here.
     pub(super) fn same_origin(&self, other: &Target) -> bool {
         self.url.origin() == other.url.origin()
+    }
+
+    /// The same but for the query, where signatures and their times stand.
+    pub(super) fn same_resource(&self, other: &Target) -> bool {
+        self.same_origin(other) && self.url.path() == other.url.path()
+    }
+
+    /// Where the rules for this origin stand.
+    pub(super) fn robots_txt(&self) -> Target {
+        let mut url = self.url.clone();
+        url.set_path("/robots.txt");
+        url.set_query(None);
+        Target { url }
     }
 
     /// For logs and rows: queries may hold credentials.

@@ -11,7 +11,7 @@ use crate::objects::{Kind, Objects};
 
 #[allow(clippy::duplicate_mod)]
 #[path = "../../tests/harness/origin.rs"]
-mod origin;
+pub(super) mod origin;
 #[allow(clippy::duplicate_mod)]
 #[path = "../../tests/harness/s3.rs"]
 mod s3_server;

@@ -8,6 +8,7 @@ pub mod checker;
 pub mod host;
 pub mod manifest;
 pub mod origin;
+pub mod proxy;
 pub mod s3;
 pub mod wire;
 
