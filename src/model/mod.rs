@@ -23,4 +23,4 @@ pub use manifest::{
 };
 pub use refusal::{Refusal, RefusalCode, Violation};
 pub use select::{Cleanup, CleanupKind, CleanupReport, ControlChange, Controls, DeadLetter, DeadLetterSelector};
-pub use task::{Attempt, StoredObject, Task, TaskSpec, TaskState};
+pub use task::{Attempt, StoredObject, Task, TaskSpec, TaskState, Validators};
