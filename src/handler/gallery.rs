@@ -95,7 +95,7 @@ mod tests {
     fn settings() -> TypeSettings {
         TypeSettings {
             handler: "gallery".into(),
-            storage: StorageSettings { bucket: Some("images".into()), key_prefix: None },
+            storage: StorageSettings { bucket: Some("images".into()), ..StorageSettings::default() },
             proxy: Some(ProxySettings { primary: "eu".into(), fallbacks: vec![] }),
             ..TypeSettings::default()
         }

@@ -19,18 +19,32 @@ pub fn manifest_key(storage_prefix: &str, manifest: &Manifest, job_type: &JobTyp
 
 /// `resources/{job_type}/{job_id}/{resource_id}` or the task's own prefix, under the configured prefix.
 ///
-/// `{job_id}` and `{job_type}` in a task's prefix stand for this job's: a replay into a new job gets a key of its own.
+/// `{job_id}` and `{job_type}` in a task's prefix stand for this job's: a replay into a new job gets a key of its own. A
+/// content-addressed object does not stand here but in the same folder under its digest, see [`shown_key`].
 pub fn resource_key(storage_prefix: &str, spec: &TaskSpec, job_type: &JobType, job: &str) -> String {
-    let mut key = resource_folder(storage_prefix, spec.key_prefix.as_deref(), job_type, job);
+    let mut key = resource_folder(storage_prefix, spec, job_type, job);
     key.push_str(&spec.resource_id);
     key
 }
 
-/// Everything of a resource's key before its id, trailing slash included.
-pub fn resource_folder(storage_prefix: &str, key_prefix: Option<&str>, job_type: &JobType, job: &str) -> String {
+/// The key as far as it is known before the download: of a content-addressed object the pattern
+/// `{prefix}/sha256/{aa}/{sha256}`, braces included.
+pub fn shown_key(storage_prefix: &str, spec: &TaskSpec, job_type: &JobType, job: &str) -> String {
+    if !spec.content_addressed {
+        return resource_key(storage_prefix, spec, job_type, job);
+    }
+    let mut key = resource_folder(storage_prefix, spec, job_type, job);
+    key.push_str("sha256/{aa}/{sha256}");
+    key
+}
+
+/// Everything of a resource's key before its id or its digest, trailing slash included. By default content-addressed objects
+/// share one folder for all jobs of a type: else each job would store the same bytes again.
+pub fn resource_folder(storage_prefix: &str, spec: &TaskSpec, job_type: &JobType, job: &str) -> String {
     let mut key = under(storage_prefix, 160 + job.len());
-    match key_prefix {
+    match &spec.key_prefix {
         Some(prefix) => push_all(&mut key, &[&expand(prefix, job_type, job), "/"]),
+        None if spec.content_addressed => push_all(&mut key, &["resources/", job_type.as_str(), "/"]),
         None => push_all(&mut key, &["resources/", job_type.as_str(), "/", job, "/"]),
     }
     key
@@ -83,6 +97,17 @@ mod tests {
         assert_eq!(resource_key("/pre/fix/", &spec, &gallery(), "J"), "pre/fix/resources/gallery/J/a.jpg");
         assert_eq!(manifest_key("", &Manifest::default(), &gallery(), "J"), "manifests/gallery/J/metadata.json");
         assert_eq!(manifest_key("p", &Manifest::default(), &gallery(), "J"), "p/manifests/gallery/J/metadata.json");
+    }
+
+    #[test]
+    fn the_same_bytes_of_two_jobs_have_one_place() {
+        let spec = TaskSpec { resource_id: "a".into(), content_addressed: true, ..TaskSpec::default() };
+        assert_eq!(shown_key("p", &spec, &gallery(), "J"), "p/resources/gallery/sha256/{aa}/{sha256}");
+        let own = TaskSpec { key_prefix: Some("pics".into()), ..spec };
+        assert_eq!(shown_key("", &own, &gallery(), "J"), "pics/sha256/{aa}/{sha256}");
+        assert_eq!(resource_folder("", &own, &gallery(), "J"), resource_folder("", &own, &gallery(), "K"));
+        let plain = TaskSpec { content_addressed: false, ..own };
+        assert_eq!(shown_key("", &plain, &gallery(), "J"), "pics/a");
     }
 
     #[test]

@@ -62,7 +62,7 @@ async fn a_job_is_explained_from_what_the_store_kept() {
     // 0 is stored, 1 dies at once, 2 is to be tried again, 3 is not started.
     let first = ready.filter(|(task, _)| task.index.0 != 3).collect();
     run(&opened, first, 2_000, |task| match task.index.0 {
-        0 => End::Stored(stored()),
+        0 => End::Stored { object: stored(), validators: Default::default(), context: Default::default() },
         1 => End::Dead(failed(FailureCode::DownloadNotFound, 2_400)),
         _ => End::Retry { failure: failed(FailureCode::DownloadTimeout, 2_400), not_before_ms: 60_000 },
     })

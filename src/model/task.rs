@@ -98,6 +98,8 @@ pub struct Task {
     /// The dead letter this task was replayed from.
     pub replay_of: String,
     pub updated_at_ms: i64,
+    /// How the attempt that stored it went, as [`super::Way`] tells it; empty while it is not stored.
+    pub done_context: BTreeMap<String, String>,
 }
 
 /// One attempt that did not store the resource.

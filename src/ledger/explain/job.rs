@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 
 use super::task::event;
-use super::words::{clean_failure, clean_text, code_at, plural, size, span};
+use super::words::{clean_failure, code_at, plural, size, span};
 use crate::ledger::LifeEvent;
-use crate::model::{Failure, Job, LogRecord, Task, TaskState};
+use crate::model::{Failure, Job, LogRecord, Task, TaskState, Way, clean_text};
 
 /// Events of one story.
 pub const EVENTS_MAX: usize = 1_000;
@@ -25,6 +25,8 @@ pub struct Gathered {
     /// By code and host.
     dead: BTreeMap<String, u64>,
     replayed: u64,
+    unchanged: u64,
+    reused: u64,
 }
 
 impl Gathered {
@@ -40,9 +42,20 @@ impl Gathered {
                 let at_ms = task.updated_at_ms;
                 self.first_stored_ms = Some(self.first_stored_ms.map_or(at_ms, |ms| ms.min(at_ms)));
                 self.last_stored_ms = self.last_stored_ms.max(at_ms);
+                let way = Way(&task.done_context);
+                self.unchanged += u64::from(way.is_not_changed());
+                self.reused += u64::from(way.is_reused());
             }
             TaskState::Dead { failure } => *self.dead.entry(code_at(failure)).or_default() += 1,
         }
+    }
+
+    /// " (5 not changed, 2 already there)"
+    fn saved(&self) -> String {
+        let parts = [(self.unchanged, "not changed"), (self.reused, "already there")];
+        let parts: Vec<String> =
+            parts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+        if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) }
     }
 
     /// "DOWNLOAD_NOT_FOUND at a:80", or "3 × … , 2 × …, and 4 of other kinds".
@@ -65,7 +78,7 @@ pub fn summary(job: &Job, gathered: &Gathered, manifest_failure: Option<&Failure
         parts.push(format!("external job, {}", job.state.name().replace('_', " ")));
         parts.push(plural(job.log_count, "log record"));
     } else {
-        parts.push(format!("{} of {} stored", job.completed, job.total));
+        parts.push(format!("{} of {} stored{}", job.completed, job.total, gathered.saved()));
         parts.extend(counted(job.failed, "dead").map(|text| match gathered.dead_kinds() {
             kinds if kinds.is_empty() => text,
             kinds => format!("{text} ({kinds})"),

@@ -141,6 +141,9 @@ pub struct TaskRow {
     pub replay_of: String,
     #[prost(int64, tag = "10")]
     pub updated_at_ms: i64,
+    /// Done: how the attempt went that stored it.
+    #[prost(btree_map = "string, string", tag = "15")]
+    pub done_context: Pairs,
 }
 
 impl TaskRow {
