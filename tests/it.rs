@@ -17,4 +17,5 @@ mod crash;
 mod flips;
 mod limits;
 mod metrics;
+mod stories;
 mod whole;
