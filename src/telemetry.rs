@@ -64,8 +64,10 @@ metrics! {
     download_failures: IntCounterVec "fetchbox_worker_download_failures_total" ["code"] "Failed attempts that were the origin's, by code.";
     storage_failures: IntCounterVec "fetchbox_worker_storage_failures_total" ["code"] "Failed attempts that were the object store's, by code.";
     worker_dlq: IntCounter "fetchbox_worker_dlq_total" "Dead letters written.";
-    bytes_downloaded: IntCounter "fetchbox_worker_bytes_downloaded_total" "Bytes of bodies received, of failed attempts as well.";
-    bytes_stored: IntCounter "fetchbox_worker_bytes_stored_total" "Bytes of objects uploaded.";
+    proxy_requests: IntCounterVec "fetchbox_proxy_requests_total" ["pool"] "Requests sent through a proxy, by pool.";
+    proxy_failures: IntCounterVec "fetchbox_proxy_failures_total" ["pool"] "Requests that a proxy failed, or may have failed, by pool.";
+    bytes_stored: IntCounter "fetchbox_worker_bytes_stored_total" "Bytes of stored objects.";
+    bytes_downloaded: IntCounter "fetchbox_worker_bytes_downloaded_total" "Bytes of bodies received, by failed attempts as well.";
     resumes: IntCounter "fetchbox_worker_resumes_total" "Downloads that broke off and went on where they were.";
     unchanged: IntCounter "fetchbox_worker_unchanged_total" "Resources not downloaded because the origin said they had not changed.";
     reused: IntCounter "fetchbox_worker_reused_total" "Resources not uploaded because the same bytes were there already.";
@@ -73,7 +75,6 @@ metrics! {
     hosts_paused: IntGauge "fetchbox_worker_hosts_paused" "Hosts that asked for a pause which is not over.";
     breakers_open: IntGauge "fetchbox_worker_breakers_open" "Hosts that do not answer and get nothing but probes.";
     storage_parked: IntGauge "fetchbox_worker_storage_parked" "1 while the object store takes nothing and tasks wait.";
-    proxy_failures: IntCounterVec "fetchbox_proxy_failures_total" ["pool"] "Requests that failed by the proxy they went through, by pool.";
     ledger_jobs_created: IntCounter "fetchbox_ledger_jobs_created_total" "Job rows created.";
     ledger_jobs_updated: IntCounter "fetchbox_ledger_jobs_updated_total" "Job rows changed.";
     ledger_logs_written: IntCounter "fetchbox_ledger_logs_written_total" "Log records written.";
@@ -191,8 +192,9 @@ mod tests {
         metrics.ingest_jobs.with_label_values(&["accepted"]).inc();
         metrics.download_failures.with_label_values(&["DOWNLOAD_TIMEOUT"]).inc();
         metrics.storage_failures.with_label_values(&["UPLOAD_FAILED"]).inc();
-        metrics.service_ready.with_label_values(&["store"]).set(1);
+        metrics.proxy_requests.with_label_values(&["eu"]).inc();
         metrics.proxy_failures.with_label_values(&["eu"]).inc();
+        metrics.service_ready.with_label_values(&["store"]).set(1);
         let text = metrics.render();
         for (name, ..) in Metrics::TABLE {
             assert!(text.contains(name), "{name} is missing");

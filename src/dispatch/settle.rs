@@ -168,7 +168,8 @@ fn log_line(attempted: &Attempted, end: &End, now_ms: i64) -> NewLog {
                 field(key, value.clone());
             }
             let way = Way(context);
-            if let Some(received) = way.bytes_received().filter(|received| *received != object.size_bytes) {
+            let received = way.bytes_received(object.size_bytes);
+            if received != object.size_bytes {
                 field("bytes_received", received.to_string());
             }
             field("bytes", object.size_bytes.to_string());
@@ -351,10 +352,13 @@ mod tests {
         let End::Stored { context, .. } = plain.end else { panic!("{:?}", plain.end) };
         assert_eq!((context["took_ms"].as_str(), context["host"].as_str()), ("500", "a:80"));
 
-        let resumed = [("proxy", "eu"), ("resumed_at", "524288"), ("bytes", "524288"), ("host", "cdn:443")];
+        let resumed = [("proxy", "eu"), ("continued_at", "524288"), ("host", "cdn:443")];
         let log = stored(&resumed).log.unwrap();
-        assert_eq!(log.message, "stored 1,048,576 bytes as b/k, through proxy eu, resumed at byte 524,288");
-        let fields = ["host", "proxy", "bytes", "bytes_received", "resumed_at"].map(|key| log.fields[key].as_str());
+        assert_eq!(
+            log.message,
+            "stored 1,048,576 bytes as b/k, through proxy eu, continued at byte 524,288 with what an earlier attempt had stored"
+        );
+        let fields = ["host", "proxy", "bytes", "bytes_received", "continued_at"].map(|key| log.fields[key].as_str());
         assert_eq!(fields, ["cdn:443", "eu", "1048576", "524288", "524288"]);
         let unchanged = stored(&[("not_changed", "true")]).log.unwrap().message;
         assert_eq!(unchanged, "not changed since 1,048,576 bytes were stored as b/k: nothing was downloaded");

@@ -37,8 +37,7 @@ fn count_way(metrics: &Metrics, way: Way<'_>, size_bytes: u64) {
         return;
     }
     metrics.bytes_stored.inc_by(if way.is_reused() { 0 } else { size_bytes });
-    let whole = if way.is_found() { 0 } else { size_bytes };
-    metrics.bytes_downloaded.inc_by(way.bytes_received().unwrap_or(whole));
+    metrics.bytes_downloaded.inc_by(way.bytes_received(size_bytes));
     if way.is_reused() {
         metrics.reused.inc();
     }
@@ -46,8 +45,7 @@ fn count_way(metrics: &Metrics, way: Way<'_>, size_bytes: u64) {
 
 /// By whose failure it was.
 fn count_failure(metrics: &Metrics, failure: &Failure) {
-    let received = failure.context.get("bytes").and_then(|bytes| bytes.parse().ok());
-    metrics.bytes_downloaded.inc_by(received.unwrap_or(0));
+    metrics.bytes_downloaded.inc_by(Way(&failure.context).bytes_received(0));
     if failure.code.class() == RetryClass::Throttled {
         metrics.throttled.inc();
     }
@@ -91,10 +89,10 @@ mod tests {
         assert_eq!(counted(), (1_000, 1_000));
         let broke = Failure::new(FailureCode::DownloadInterrupted, "x").with("bytes", 400);
         settled(&metrics, End::Retry { failure: broke, not_before_ms: 3_000 });
-        settled(&metrics, stored(&[("resumed_at", "400"), ("bytes", "600")]));
+        settled(&metrics, stored(&[("continued_at", "400")]));
         assert_eq!((counted(), metrics.resumes.get()), ((2_000, 2_000), 1));
         settled(&metrics, stored(&[("not_changed", "true")]));
-        settled(&metrics, stored(&[("reused", "true"), ("bytes", "1000")]));
+        settled(&metrics, stored(&[("reused", "true")]));
         assert_eq!(counted(), (3_000, 2_000));
         assert_eq!((metrics.unchanged.get(), metrics.reused.get(), metrics.tasks_completed.get()), (1, 1, 4));
     }

@@ -21,13 +21,14 @@ pub enum RetryClass {
     Parked,
 }
 
-/// Whose attempts a failure uses up. Those of the download and those of the upload are counted apart: an object store that
-/// refuses must not eat what the origin was given.
+/// What a failed attempt is charged to. Each budget is used up by its own kind of failure only: an object store that refuses
+/// must not eat what the origin was given, nor an origin that only asks to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Budget {
     Download,
     Upload,
-    /// Nobody's: given up at once, or not counted at all.
+    Throttled,
+    /// Nothing: given up at once, or not counted at all.
     None,
 }
 
@@ -127,7 +128,7 @@ failure_codes! {
     DownloadServerError = "DOWNLOAD_SERVER_ERROR", Transient, Download,
         "The origin answered 5xx.",
         "Replay it when the origin is well again.";
-    DownloadThrottled = "DOWNLOAD_THROTTLED", Throttled, Download,
+    DownloadThrottled = "DOWNLOAD_THROTTLED", Throttled, Throttled,
         "The origin answered 429, or 503 with Retry-After.",
         "The queue waits as told. If it goes on for long, lower `dispatch.per_host`; then replay it.";
     DownloadUnexpectedStatus = "DOWNLOAD_UNEXPECTED_STATUS", Unlikely, Download,

@@ -302,7 +302,7 @@ mod tests {
         task.spec.url = "https://cdn.example/1.jpg?sig=s3cret".into();
         task.spec.proxy_hint = Some(ProxyHint { primary_pool: "eu".into(), fallbacks: vec!["us".into()] });
         (task.attempts, task.updated_at_ms) = (3, 11_300);
-        let way = [("proxy", "eu"), ("resumed_at", "524288"), ("took_ms", "1300"), ("bytes", "524288")];
+        let way = [("proxy", "eu"), ("resumed_at", "524288"), ("took_ms", "1300")];
         task.done_context = way.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
         let story = story(&job(1), task, &attempts, None, None);
         let told: Vec<String> = story
