@@ -1,11 +1,13 @@
 //! What people read about a resource's life, and what a job type's settings do to it, on whole daemons.
 
 use fetchbox::handler::{StorageSettings, TypeSettings};
+use fetchbox::telemetry::{Log, LogFormat};
 
+use crate::harness::binary::Home;
 use crate::harness::host::Host;
 use crate::harness::manifest::{document, raw, resource, submission, typed};
 use crate::harness::origin::{Behaviour, Origin};
-use crate::harness::{ask, pb};
+use crate::harness::{ask, eventually, pb};
 
 async fn lines(client: &fetchbox::client::Client, job_id: &str) -> Vec<pb::LogRecord> {
     use futures_util::TryStreamExt as _;
@@ -71,6 +73,8 @@ async fn a_paused_host_is_named_as_the_reason_why_nothing_happens() {
     };
     client.control_queue(control(pb::ControlAction::Pause)).await.unwrap();
     let job_id = ask::submit(&client, submission(&[resource("a", "http://127.0.0.1:9/a")])).await;
+    let whole = client.explain_job(pb::ExplainJobRequest { job_id: job_id.clone() }).await.unwrap();
+    assert!(whole.summary.contains("1 waiting (host 127.0.0.1:9 is paused"), "{}", whole.summary);
     let request = pb::ExplainTaskRequest { job_id, resource_id: "a".to_owned() };
     let story = client.explain_task(request).await.unwrap();
     assert!(story.summary.contains("host 127.0.0.1:9 is paused"), "{}", story.summary);
@@ -133,4 +137,38 @@ async fn a_dry_run_shows_where_objects_named_by_their_digest_will_stand() {
     let spec = ask::tasks(&client, &job_id).await[0].spec.clone().unwrap();
     assert!(spec.revalidate && spec.storage_hint.unwrap().content_addressed);
     assert_eq!(spec.key, "resources/default/sha256/{aa}/{sha256}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_given_up_is_one_warning_and_a_retry_is_none() {
+    let origin = Origin::start().await;
+    origin.on("/gone", Behaviour::status(410));
+    origin.on("/flaky", Behaviour::body(10, 1).fail_first(1, 500));
+    let mut home = Home::new();
+    home.config.log = Log { format: LogFormat::Json, filter: "info,fetchbox=debug".to_owned() };
+    let daemon = home.start().await;
+    let client = daemon.client().await;
+    let resources =
+        [resource("gone", &origin.url("/gone?sig=hush")), resource("flaky", &origin.url("/flaky?sig=hush"))];
+    let trace_parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned();
+    let job_id = ask::submit(&client, pb::SubmitJobRequest { trace_parent, ..submission(&resources) }).await;
+    ask::end_of(&client, &job_id).await;
+    // Told just after it is durable, so perhaps just after the job has ended.
+    let told = || async { Some(daemon.stderr()).filter(|said| said.contains("stored 10 bytes")) };
+    let said = eventually("the last line", told).await;
+    assert!(!said.contains("hush"), "{said}");
+    let lines: Vec<serde_json::Value> = said.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let about = |resource: &str, level: &str| {
+        let is_about = |line: &&serde_json::Value| line["resource"] == resource && line["level"] == level;
+        lines.iter().filter(is_about).cloned().collect::<Vec<_>>()
+    };
+    let [warning] = &about("gone", "WARN")[..] else { panic!("{said}") };
+    assert_eq!(warning["job_id"], job_id.as_str());
+    assert_eq!(warning["task_id"], format!("{job_id}.0"));
+    assert_eq!(warning["attempt"], "1");
+    assert_eq!(warning["trace_id"], "4bf92f3577b34da6a3ce929d0e0e4736");
+    assert_eq!(warning["code"], "DOWNLOAD_NOT_FOUND");
+    assert_eq!(warning["host"], origin.host());
+    assert!(about("flaky", "WARN").is_empty(), "{said}");
+    assert_eq!(about("flaky", "DEBUG").len(), 2, "the retry and the end: {said}");
 }

@@ -108,10 +108,6 @@ pub fn task_story(story: &wire::ExplainTaskResponse) -> String {
         spec.map_or_else(String::new, |spec| format!("{}  {}", words::tame(&spec.resource_id), words::tame(&spec.url)));
     let _ = write!(text, "\n  {}", words::tame(&story.summary));
     events(&mut text, story.events.iter(), "    ");
-    if let Some(object) = task.and_then(|task| task.object.as_ref()) {
-        let _ = write!(text, "\n    object  {} ({})", object_place(object), words::bytes(object.size_bytes));
-        let _ = write!(text, "\n    sha256  {}", object.sha256);
-    }
     text.trim_start().to_owned()
 }
 

@@ -19,7 +19,8 @@ const TASKS_MAX: usize = 100;
 /// The job's own log lines within its story.
 const LINES_MAX: usize = 100;
 
-pub fn job(reader: &Reader, job: Job) -> Result<JobStory, Refusal> {
+/// `storage_alarm`: why the object store takes nothing now; empty while it does.
+pub fn job(reader: &Reader, job: Job, storage_alarm: &str) -> Result<JobStory, Refusal> {
     let mut gathered = job::Gathered::default();
     let mut told = BTreeMap::new();
     walk(reader, job.id, |task| {
@@ -33,9 +34,10 @@ pub fn job(reader: &Reader, job: Job) -> Result<JobStory, Refusal> {
         true
     })?;
     let mut events = job::events(&job, &gathered, &own_lines(reader, &job)?);
+    let held = common_reason(reader, &job, storage_alarm, told.values());
     let mut tasks = Vec::new();
     for task in told.into_values() {
-        tasks.push(of_task(reader, &job, task)?);
+        tasks.push(of_task(reader, &job, task, storage_alarm)?);
     }
     for story in &tasks {
         let is_named = |event: &&LifeEvent| matches!(event.what.as_str(), "started" | "failed" | "dead" | "stored");
@@ -53,12 +55,26 @@ pub fn job(reader: &Reader, job: Job) -> Result<JobStory, Refusal> {
             event
         }));
     }
-    let summary = job::summary(&job, &gathered, tried.last().map(|attempt| &attempt.failure));
+    let summary = job::summary(&job, &gathered, tried.last().map(|attempt| &attempt.failure), held.as_deref());
     Ok(JobStory { summary, events: job::arrange(events), tasks, job: clean(job) })
 }
 
+/// The one reason for which all that wait do not start; None: there is none, or there are several.
+fn common_reason<'a>(
+    reader: &Reader,
+    job: &Job,
+    storage_alarm: &str,
+    tasks: impl Iterator<Item = &'a Task>,
+) -> Option<String> {
+    let controls = reader.controls();
+    let waits = |task: &&Task| matches!(task.state, TaskState::Ready | TaskState::RetryWait { .. });
+    let mut reasons = tasks.filter(waits).map(|task| held::reason(&controls, storage_alarm, &job.job_type, task));
+    let first = reasons.next()??;
+    reasons.all(|other| other.as_ref() == Some(&first)).then_some(first)
+}
+
 /// NOT_FOUND when the job has no such resource.
-pub fn resource(reader: &Reader, job: &Job, resource_id: &str) -> Result<TaskStory, Refusal> {
+pub fn resource(reader: &Reader, job: &Job, resource_id: &str, storage_alarm: &str) -> Result<TaskStory, Refusal> {
     let mut found = None;
     walk(reader, job.id, |task| {
         if task.spec.resource_id == resource_id {
@@ -67,13 +83,13 @@ pub fn resource(reader: &Reader, job: &Job, resource_id: &str) -> Result<TaskSto
         found.is_none()
     })?;
     let missing = || Refusal::not_found(format!("resource {resource_id:?} of job {}", job.id)).with_job(job.id);
-    of_task(reader, job, found.ok_or_else(missing)?)
+    of_task(reader, job, found.ok_or_else(missing)?, storage_alarm)
 }
 
-fn of_task(reader: &Reader, job: &Job, task: Task) -> Result<TaskStory, Refusal> {
+fn of_task(reader: &Reader, job: &Job, task: Task, storage_alarm: &str) -> Result<TaskStory, Refusal> {
     let attempts = reader.attempts(task.task)?;
     let letter = letter_of(reader, &task)?;
-    let held = held::reason(&reader.controls(), &job.job_type, &task);
+    let held = held::reason(&reader.controls(), storage_alarm, &job.job_type, &task);
     Ok(task::story(job, task, &attempts, letter, held))
 }
 
