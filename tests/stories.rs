@@ -126,7 +126,7 @@ async fn a_dry_run_shows_where_objects_named_by_their_digest_will_stand() {
     let addressed = serde_json::json!({ "content_addressed": true });
     let resources = [resource("a", "http://example.com/a").with("storage_hint", addressed).with("revalidate", true)];
     let plan = client.validate_manifest(submission(&resources)).await.unwrap();
-    assert_eq!(plan.tasks[0].key, "resources/default/sha256/{aa}/{sha256}", "{plan:?}");
+    assert_eq!(plan.tasks[0].key, "sha256/{aa}/{sha256}", "{plan:?}");
     let wrong = [resource("a", "http://example.com/a").with("revalidate", "yes")];
     let plan = client.validate_manifest(submission(&wrong)).await.unwrap();
     let paths: Vec<&str> = plan.violations.iter().map(|violation| violation.path.as_str()).collect();
@@ -136,7 +136,7 @@ async fn a_dry_run_shows_where_objects_named_by_their_digest_will_stand() {
     let job_id = ask::submit(&client, submission(&resources)).await;
     let spec = ask::tasks(&client, &job_id).await[0].spec.clone().unwrap();
     assert!(spec.revalidate && spec.storage_hint.unwrap().content_addressed);
-    assert_eq!(spec.key, "resources/default/sha256/{aa}/{sha256}");
+    assert_eq!(spec.key, "sha256/{aa}/{sha256}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

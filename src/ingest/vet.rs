@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use crate::handler::{resource_folder, rules, shown_key};
+use crate::handler::{digest_folder, is_some_digests_place, resource_folder, rules, shown_key};
 use crate::model::{JobType, Manifest, RESOURCES_MAX, Refusal, RefusalCode, TaskSpec, Violation};
 
 /// Headers of one task: the manifest's ten, and room for the job type's.
@@ -98,15 +98,22 @@ fn meeting_keys(tasks: &[TaskSpec], manifest: &Manifest, ground: &Ground<'_>) ->
     let one_folder = tasks.iter().all(with_first);
     if one_folder {
         // Ids are unique and hold no slash, so their keys cannot meet; only the manifest's own may stand among them.
-        let folder = resource_folder(ground.storage_prefix, first, ground.job_type, ground.job);
+        let folder = if first.content_addressed { digest_folder } else { resource_folder };
+        let folder = folder(ground.storage_prefix, first.key_prefix.as_deref(), ground.job_type, ground.job);
         let longest = tasks.iter().map(|task| task.resource_id.len()).max().unwrap_or(0).max(DIGEST_KEY_BYTES);
         let apart = !ground.manifest_key.starts_with(&folder) && !is_folder_of(ground.manifest_key, &folder);
-        if apart && folder.len() + longest <= rules::KEY_BYTES_MAX && ground.manifest_key.len() <= rules::KEY_BYTES_MAX
-        {
+        let named = !first.content_addressed && is_digest_folder(&folder) || is_some_digests_place(ground.manifest_key);
+        let fits = folder.len() + longest <= rules::KEY_BYTES_MAX && ground.manifest_key.len() <= rules::KEY_BYTES_MAX;
+        if apart && fits && !named {
             return Vec::new();
         }
     }
     compare_all(tasks, manifest, ground)
+}
+
+/// Whether a key in this folder could be one of an object named by its digest.
+fn is_digest_folder(folder: &str) -> bool {
+    folder.trim_end_matches('/').rsplit('/').nth(1) == Some("sha256")
 }
 
 /// What a digest adds to a folder: `sha256/aa/` and 64 digits.
@@ -136,6 +143,9 @@ fn compare_all(tasks: &[TaskSpec], manifest: &Manifest, ground: &Ground<'_>) -> 
         let bytes = place.1.len() + if is_addressed { DIGEST_KEY_BYTES - SHOWN_DIGEST_BYTES } else { 0 };
         if bytes > rules::KEY_BYTES_MAX {
             add(index, format!("has an object key of {bytes} bytes, longer than {}", rules::KEY_BYTES_MAX));
+        }
+        if !is_addressed && is_some_digests_place(&place.1) {
+            add(index, "has an object key that belongs to whatever has this digest".to_owned());
         }
         match taken.get(&place) {
             // One digest is one object, whoever else has it.
@@ -230,6 +240,18 @@ mod tests {
         assert_eq!(paths(vetted(&[addressed("a"), spec("sha256", Some("x"))], None, "")), ["resources[0]"]);
         let long = "p/".repeat(420);
         assert_eq!(paths(vetted(&[addressed("a"), addressed("b")], None, &long)).len(), 2);
+    }
+
+    #[test]
+    fn nobody_puts_other_bytes_where_a_digest_is_taken_for_them() {
+        let digits = "ab".repeat(32);
+        assert_eq!(paths(vetted(&[spec(&digits, Some("x/sha256/ab"))], None, "")), ["resources[0]"]);
+        assert_eq!(
+            paths(vetted(&[spec("a", None)], Some(&format!("sha256/ab/{digits}")), "")),
+            ["storage.manifest_file"]
+        );
+        assert_eq!(vetted(&[spec("a", Some("x/sha256/ab"))], None, ""), Ok(()));
+        assert_eq!(vetted(&[spec(&digits, Some("x"))], None, ""), Ok(()));
     }
 
     #[test]
