@@ -16,6 +16,6 @@ mod bad_start;
 mod crash;
 mod flips;
 mod limits;
+mod lives;
 mod metrics;
-mod stories;
 mod whole;
