@@ -436,9 +436,9 @@ impl<E: Effects> Engine<E> {
     fn publish(&mut self, is_last: bool) {
         let now_ms = self.shared.clock.now_ms();
         let metrics = &self.shared.metrics;
+        metrics.storage_parked.set(i64::from(!self.planner.alarm().is_empty()));
         metrics.worker_busy.set(gauge(self.planner.busy()));
         metrics.tasks_inflight.set(gauge(self.planner.running()));
-        metrics.storage_parked.set(i64::from(!self.planner.alarm().is_empty()));
         // The lag looks at each lane: once a second is enough.
         let lag_ms = (is_last || now_ms.saturating_sub(self.lag_at_ms) >= 1_000).then(|| {
             self.lag_at_ms = now_ms;

@@ -1,7 +1,5 @@
 //! What the verbs take and give.
 
-use std::collections::BTreeMap;
-
 use crate::model::{
     DeadLetterId, Failure, Job, JobId, JobState, JobType, Manifest, NewLog, Priority, StoredObject, TaskIndex, TaskRef,
     TaskSpec, Tenant, Validators,
@@ -86,7 +84,7 @@ pub enum End {
         /// Which version of the resource it is.
         validators: Validators,
         /// How the attempt went, as [`crate::model::Way`] tells it.
-        context: BTreeMap<String, String>,
+        context: std::collections::BTreeMap<String, String>,
     },
     /// The manifest task only.
     ManifestStored,
