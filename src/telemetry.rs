@@ -40,8 +40,9 @@ macro_rules! metrics {
                 Self { registry, $($field,)* }
             }
 
-            /// Every name, for the documentation's test.
-            pub const NAMES: &'static [&'static str] = &[$($name),*];
+            /// Every name with its kind, labels and meaning, for the documentation's test.
+            pub const TABLE: &'static [(&'static str, &'static str, &'static [&'static str], &'static str)] =
+                &[$(($name, $kind::KIND, &[$($($label),*)?], $help)),*];
         }
     };
 }
@@ -66,6 +67,14 @@ metrics! {
     proxy_requests: IntCounterVec "fetchbox_proxy_requests_total" ["pool"] "Requests sent through a proxy, by pool.";
     proxy_failures: IntCounterVec "fetchbox_proxy_failures_total" ["pool"] "Requests that a proxy failed, or may have failed, by pool.";
     bytes_stored: IntCounter "fetchbox_worker_bytes_stored_total" "Bytes of stored objects.";
+    bytes_downloaded: IntCounter "fetchbox_worker_bytes_downloaded_total" "Bytes of bodies received, by failed attempts as well.";
+    resumes: IntCounter "fetchbox_worker_resumes_total" "Downloads that broke off and went on where they were.";
+    unchanged: IntCounter "fetchbox_worker_unchanged_total" "Resources not downloaded because the origin said they had not changed.";
+    reused: IntCounter "fetchbox_worker_reused_total" "Resources not uploaded because the same bytes were there already.";
+    throttled: IntCounter "fetchbox_worker_throttled_total" "Attempts that were asked to wait (429, or 503 with Retry-After).";
+    hosts_paused: IntGauge "fetchbox_worker_hosts_paused" "Hosts that asked for a pause which is not over.";
+    breakers_open: IntGauge "fetchbox_worker_breakers_open" "Hosts that do not answer and get nothing but probes.";
+    storage_parked: IntGauge "fetchbox_worker_storage_parked" "1 while the object store takes nothing and tasks wait.";
     ledger_jobs_created: IntCounter "fetchbox_ledger_jobs_created_total" "Job rows created.";
     ledger_jobs_updated: IntCounter "fetchbox_ledger_jobs_updated_total" "Job rows changed.";
     ledger_logs_written: IntCounter "fetchbox_ledger_logs_written_total" "Log records written.";
@@ -93,12 +102,15 @@ impl Default for Metrics {
 
 /// The one way each kind of metric is made here.
 trait Made: Sized {
+    const KIND: &'static str;
     fn made(name: &str, help: &str, labels: &[&str]) -> Self;
 }
 
 macro_rules! made {
-    ($kind:ident, |$name:ident, $help:ident, $labels:ident| $make:expr) => {
+    ($kind:ident, $called:literal, |$name:ident, $help:ident, $labels:ident| $make:expr) => {
         impl Made for $kind {
+            const KIND: &'static str = $called;
+
             #[allow(clippy::expect_used)]
             fn made($name: &str, $help: &str, $labels: &[&str]) -> Self {
                 let _ = $labels;
@@ -108,11 +120,11 @@ macro_rules! made {
     };
 }
 
-made!(IntCounter, |name, help, labels| IntCounter::new(name, help));
-made!(IntGauge, |name, help, labels| IntGauge::new(name, help));
-made!(IntCounterVec, |name, help, labels| IntCounterVec::new(Opts::new(name, help), labels));
-made!(IntGaugeVec, |name, help, labels| IntGaugeVec::new(Opts::new(name, help), labels));
-made!(Histogram, |name, help, labels| Histogram::with_opts(
+made!(IntCounter, "counter", |name, help, labels| IntCounter::new(name, help));
+made!(IntGauge, "gauge", |name, help, labels| IntGauge::new(name, help));
+made!(IntCounterVec, "counter", |name, help, labels| IntCounterVec::new(Opts::new(name, help), labels));
+made!(IntGaugeVec, "gauge", |name, help, labels| IntGaugeVec::new(Opts::new(name, help), labels));
+made!(Histogram, "histogram", |name, help, labels| Histogram::with_opts(
     HistogramOpts::new(name, help).buckets(LATENCY_BUCKETS.to_vec())
 ));
 
@@ -184,7 +196,7 @@ mod tests {
         metrics.proxy_failures.with_label_values(&["eu"]).inc();
         metrics.service_ready.with_label_values(&["store"]).set(1);
         let text = metrics.render();
-        for name in Metrics::NAMES {
+        for (name, ..) in Metrics::TABLE {
             assert!(text.contains(name), "{name} is missing");
         }
     }

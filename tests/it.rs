@@ -16,6 +16,7 @@ mod bad_start;
 mod crash;
 mod flips;
 mod limits;
+mod lives;
 mod metrics;
 mod proxies;
 mod whole;

@@ -118,14 +118,24 @@ fn the_failure_codes_in_the_documents_are_the_real_ones() {
     use fetchbox::model::FailureCode;
     let codes: Vec<_> = FailureCode::ALL
         .iter()
-        .map(|c| (c.as_str().to_owned(), format!("{:?}", c.class()).to_lowercase(), c.meaning().to_owned()))
+        .map(|c| {
+            let plain = |word: String| word.to_lowercase();
+            let (class, budget) = (plain(format!("{:?}", c.class())), plain(format!("{:?}", c.budget())));
+            [c.as_str().to_owned(), class, budget, c.meaning().to_owned(), c.action().to_owned()]
+        })
         .collect();
-    clean(failure_table(&read("docs/failures.md"), &codes));
+    clean(whole_table("docs/failures.md", &read("docs/failures.md"), &codes));
 }
 
 #[test]
 fn the_metrics_in_the_documents_are_the_real_ones() {
-    clean(names_table("docs/metrics.md", &read("docs/metrics.md"), fetchbox::telemetry::Metrics::NAMES));
+    let told = fetchbox::telemetry::Metrics::TABLE.iter();
+    let rows: Vec<_> = told
+        .map(|(name, kind, labels, help)| {
+            [(*name).to_owned(), (*kind).to_owned(), labels.join(", "), (*help).to_owned()]
+        })
+        .collect();
+    clean(whole_table("docs/metrics.md", &read("docs/metrics.md"), &rows));
 }
 
 #[test]
@@ -265,13 +275,15 @@ fn tidy_fails_on_a_cycle() {
 
 #[test]
 fn tidy_fails_when_a_document_lies() {
-    let codes = [("A_B".to_owned(), "permanent".to_owned(), "It broke.".to_owned())];
-    let told = "| code | class |\n|---|---|\n| `A_B` | permanent | It broke. | Mend it. |\n";
-    clean(failure_table(told, &codes));
-    assert_eq!(failure_table(&told.replace("permanent", "transient"), &codes).len(), 1);
-    assert_eq!(failure_table(&told.replace("A_B", "A_C"), &codes).len(), 2);
-    clean(names_table("m.md", "| `x_total` | counter |", &["x_total"]));
-    assert_eq!(names_table("m.md", "| `y_total` | counter |", &["x_total"]).len(), 2);
+    let codes = [["A_B", "permanent", "It broke.", "Mend `it`, then go on."].map(str::to_owned)];
+    let told = "| code | class |\n|---|---|\n| `A_B` | permanent | It broke. | Mend `it`, then go on. |\n";
+    clean(whole_table("f.md", told, &codes));
+    for (real, lie) in
+        [("permanent", "transient"), ("broke", "works"), ("Mend", "Keep"), (" Mend `it`, then go on. |", "")]
+    {
+        assert_eq!(whole_table("f.md", &told.replace(real, lie), &codes).len(), 1, "{lie}");
+    }
+    assert_eq!(whole_table("f.md", &told.replace("A_B", "A_C"), &codes).len(), 2);
     let keys = "/// x\npub enum Family {\n  /// A job.\n  Job = 0x01,\n  /// A log.\n  Log = 0x10,\n}";
     clean(key_table("| `0x01` | Job | a |\n| `0x10` | Log | b |", keys));
     assert_eq!(key_table("| `0x01` | Job | a |\n| `0x11` | Log | b |", keys).len(), 2);

@@ -175,7 +175,8 @@ impl JobService for Door {
         self.once(Call::client("ExplainJob"), async {
             let id = convert::job_id("job_id", &request.get_ref().job_id)?;
             let places = self.api.places.clone();
-            self.read(move |ledger| Ok(convert::job_story(ledger.explain_job(id)?, &places))).await
+            let alarm = self.api.dispatch.status().storage_alarm;
+            self.read(move |ledger| Ok(convert::job_story(ledger.explain_job(id, &alarm)?, &places))).await
         })
         .await
     }
@@ -188,9 +189,10 @@ impl JobService for Door {
             let request = request.into_inner();
             let id = convert::job_id("job_id", &request.job_id)?;
             let places = self.api.places.clone();
+            let alarm = self.api.dispatch.status().storage_alarm;
             self.read(move |ledger| {
                 let job = ledger.job(id)?;
-                Ok(convert::task_story(&job, ledger.explain_task(id, &request.resource_id)?, &places))
+                Ok(convert::task_story(&job, ledger.explain_task(id, &request.resource_id, &alarm)?, &places))
             })
             .await
         })

@@ -41,6 +41,7 @@ pub fn job(job: &wire::Job) -> String {
     }
     row("manifest", format!("{}/{}", job.manifest_bucket, job.manifest_key));
     row("log", words::count(job.log_count, "line"));
+    row("trace", job.trace_id.clone());
     if let Some(error) = &job.last_error {
         row("last error", failure(error));
     }
@@ -83,14 +84,21 @@ fn object_place(object: &wire::StoredObject) -> String {
     format!("{}/{}", object.bucket, object.key)
 }
 
-/// A job's life, its open or failed resources below it.
+/// A job's life, the resources there is something to tell about below it.
 pub fn story(story: &wire::ExplainJobResponse) -> String {
     let mut text = words::tame(&story.summary);
-    events(&mut text, &story.events, "  ");
+    // What belongs to a resource stands in its own story.
+    let told: Vec<String> = story.tasks.iter().filter_map(|task| Some(format!("{}: ", id_of(task)?))).collect();
+    let own = story.events.iter().filter(|event| !told.iter().any(|id| event.message.starts_with(id.as_str())));
+    events(&mut text, own, "  ");
     for task in &story.tasks {
         let _ = write!(text, "\n\n{}", task_story(task));
     }
     text
+}
+
+fn id_of(story: &wire::ExplainTaskResponse) -> Option<&str> {
+    Some(story.task.as_ref()?.spec.as_ref()?.resource_id.as_str())
 }
 
 pub fn task_story(story: &wire::ExplainTaskResponse) -> String {
@@ -99,18 +107,20 @@ pub fn task_story(story: &wire::ExplainTaskResponse) -> String {
     let mut text =
         spec.map_or_else(String::new, |spec| format!("{}  {}", words::tame(&spec.resource_id), words::tame(&spec.url)));
     let _ = write!(text, "\n  {}", words::tame(&story.summary));
-    events(&mut text, &story.events, "    ");
-    if let Some(object) = task.and_then(|task| task.object.as_ref()) {
-        let _ = write!(text, "\n    object  {} ({})", object_place(object), words::bytes(object.size_bytes));
-        let _ = write!(text, "\n    sha256  {}", object.sha256);
-    }
+    events(&mut text, story.events.iter(), "    ");
     text.trim_start().to_owned()
 }
 
-fn events(text: &mut String, events: &[wire::LifeEvent], indent: &str) {
+/// The first with its date and time, the others with how much later they were.
+fn events<'a>(text: &mut String, events: impl Iterator<Item = &'a wire::LifeEvent>, indent: &str) {
+    let mut first = None;
     for event in events {
-        let at = words::time_of_day(event.timestamp_ms);
-        let _ = write!(text, "\n{indent}{at}  {:<9} {}", words::tame(&event.what), words::tame(&event.message));
+        let at = match first {
+            Some(first) => words::later(event.timestamp_ms, first),
+            None => words::time(event.timestamp_ms),
+        };
+        first.get_or_insert(event.timestamp_ms);
+        let _ = write!(text, "\n{indent}{at:>19}  {:<9} {}", words::tame(&event.what), words::tame(&event.message));
         // The story's words may already hold the failure; never say it twice.
         if let Some(failed) = event.failure.as_ref().filter(|failed| !event.message.contains(&failed.code)) {
             let _ = write!(text, " [{}]", failed.code);
@@ -142,4 +152,40 @@ pub fn log_words(record: &wire::LogRecord) -> String {
     }
     text.push_str(&message);
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(timestamp_ms: i64, what: &str, message: &str) -> wire::LifeEvent {
+        wire::LifeEvent { timestamp_ms, what: what.into(), message: message.into(), failure: None }
+    }
+
+    #[test]
+    fn a_story_tells_each_thing_once_and_how_long_after_the_start_it_was() {
+        let spec = wire::DownloadTask { resource_id: "a".into(), url: "http://h/a".into(), ..Default::default() };
+        let own = vec![event(1_000, "accepted", "To fetch: http://h/a"), event(4_250, "failed", "Attempt 1 failed.")];
+        let task = wire::ExplainTaskResponse {
+            task: Some(wire::Task { spec: Some(spec), ..Default::default() }),
+            summary: "waits".into(),
+            events: own,
+        };
+        let told = story(&wire::ExplainJobResponse {
+            summary: "0 of 1 stored".into(),
+            events: vec![
+                event(1_000, "accepted", "1 resource accepted."),
+                event(4_250, "failed", "a: Attempt 1 failed."),
+                event(62_000, "log", "canceled"),
+            ],
+            tasks: vec![task],
+            ..Default::default()
+        });
+        let lines: Vec<&str> = told.lines().map(str::trim).collect();
+        assert!(lines[1].ends_with("accepted  1 resource accepted."), "{told}");
+        assert_eq!(lines[2], "+1 min 1 s  log       canceled");
+        assert_eq!(lines[4..6], ["a  http://h/a", "waits"]);
+        assert!(lines[6].ends_with("accepted  To fetch: http://h/a"), "{told}");
+        assert_eq!(lines[7], "+3.2 s  failed    Attempt 1 failed.");
+    }
 }

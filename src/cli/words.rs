@@ -43,11 +43,6 @@ pub fn time(at_ms: i64) -> String {
     time_in(at_ms, TimeZone::system(), "%Y-%m-%d %H:%M:%S")
 }
 
-/// `14:03:22.123` in the local time zone.
-pub fn time_of_day(at_ms: i64) -> String {
-    time_in(at_ms, TimeZone::system(), "%H:%M:%S%.3f")
-}
-
 fn time_in(at_ms: i64, zone: TimeZone, format: &str) -> String {
     match Timestamp::from_millisecond(at_ms) {
         Ok(at) if at_ms != 0 => at.to_zoned(zone).strftime(format).to_string(),
@@ -63,6 +58,13 @@ pub fn ago(at_ms: i64, now_ms: i64) -> String {
         (_, past @ 1000..) => format!("{} ago", duration(past.unsigned_abs())),
         (_, future) => format!("in {}", duration(future.unsigned_abs())),
     }
+}
+
+/// `+3.2 s`, `-40 ms`: how long after `first_ms`.
+pub fn later(at_ms: i64, first_ms: i64) -> String {
+    let by = at_ms.saturating_sub(first_ms);
+    let sign = if by < 0 { '-' } else { '+' };
+    format!("{sign}{}", duration(by.unsigned_abs()))
 }
 
 /// `1 resource`, `2 resources`.

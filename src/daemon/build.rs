@@ -108,7 +108,7 @@ fn ingest_options(config: &Config) -> ingest::Options {
 fn places(config: &Config) -> Places {
     let (bucket, prefix) = (config.storage.bucket.clone(), config.storage.prefix.clone());
     Places::new(move |spec, job_type, job| {
-        let key = handler::resource_key(&prefix, spec, job_type, &job.to_string());
+        let key = handler::shown_key(&prefix, spec, job_type, &job.to_string());
         (spec.bucket.clone().unwrap_or_else(|| bucket.clone()), key)
     })
 }

@@ -24,7 +24,7 @@ use super::inbox::Inbox;
 use super::lane::Candidate;
 use super::leases::Leases;
 use super::plan::Planner;
-use super::settle::{Attempted, panicked};
+use super::settle::{Attempted, panicked, tell};
 use super::window::Taken;
 use super::{Options, is_busy, pause_of, tally};
 use crate::clock::{Clock, random_unit};
@@ -378,6 +378,8 @@ impl<E: Effects> Engine<E> {
             job_id = %lease.task.job,
             task_id = %lease.task,
             attempt = lease.attempt,
+            resource = %attempted.resource_id,
+            host = candidate.lane.host.as_deref().unwrap_or_default(),
             trace_id = %candidate.job.trace_id,
         );
         let attempt = self.effects.clone().attempt(Start { candidate, lease, gate, stop });
@@ -422,6 +424,7 @@ impl<E: Effects> Engine<E> {
         match settled {
             Settled::Applied { ended } => {
                 tally::count(&self.shared.metrics, settlement);
+                tell(settlement);
                 if ended.is_some() {
                     self.effects.job_ended(settlement.task.job);
                 }
@@ -433,6 +436,7 @@ impl<E: Effects> Engine<E> {
     fn publish(&mut self, is_last: bool) {
         let now_ms = self.shared.clock.now_ms();
         let metrics = &self.shared.metrics;
+        metrics.storage_parked.set(i64::from(!self.planner.alarm().is_empty()));
         metrics.worker_busy.set(gauge(self.planner.busy()));
         metrics.tasks_inflight.set(gauge(self.planner.running()));
         // The lag looks at each lane: once a second is enough.

@@ -153,7 +153,7 @@ impl Queue {
     pub fn settle(&mut self, task: TaskRef, end: &End) {
         let state = match end {
             End::Retry { not_before_ms, .. } | End::Released { not_before_ms, .. } => State::Due(*not_before_ms),
-            End::Stored(_) | End::ManifestStored | End::Dead(_) => State::Done,
+            End::Stored { .. } | End::ManifestStored | End::Dead(_) => State::Done,
         };
         self.states.insert(task, state);
     }

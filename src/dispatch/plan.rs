@@ -142,7 +142,7 @@ impl Planner {
             End::Retry { not_before_ms, .. } | End::Released { not_before_ms, .. } => {
                 self.window.pull_back(*not_before_ms);
             }
-            End::Stored(_) | End::ManifestStored | End::Dead(_) => {}
+            End::Stored { .. } | End::ManifestStored | End::Dead(_) => {}
         }
     }
 

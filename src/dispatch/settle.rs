@@ -10,9 +10,11 @@ use std::time::Duration;
 use super::backoff::{Policy, Verdict};
 use super::lane::{JobPart, Lane};
 use super::parking::Parking;
-use crate::model::{Failure, FailureCode, JobId, LogLevel, NewLog, TaskRef};
+use crate::model::{
+    Failure, FailureCode, JobId, LogLevel, NewLog, RetryClass, StoredObject, TaskRef, Way, clean_text, grouped,
+};
 use crate::store::{End, Lease, Settlement};
-use crate::worker::Outcome;
+use crate::worker::{Outcome, Stored};
 
 /// Manifests that failed and are waited for; beyond it their backoff starts anew.
 const MANIFEST_TRIES_MAX: usize = 10_000;
@@ -61,7 +63,7 @@ impl Judge {
             Outcome::Stored(stored) => {
                 self.parking.succeeded();
                 self.manifest_tries.remove(&task.job);
-                if task.is_manifest() { End::ManifestStored } else { End::Stored(stored.object) }
+                if task.is_manifest() { End::ManifestStored } else { stored_end(*stored, attempted, now_ms) }
             }
             Outcome::Failed { failure, retry_after } => {
                 let failure = completed(failure, attempted, now_ms);
@@ -130,52 +132,84 @@ fn completed(mut failure: Failure, attempted: &Attempted, now_ms: i64) -> Failur
     failure
 }
 
+/// The same for one that ended well.
+fn stored_end(stored: Stored, attempted: &Attempted, now_ms: i64) -> End {
+    let Stored { object, validators, mut context } = stored;
+    context.values_mut().for_each(|value| *value = clean_text(value));
+    context.insert("took_ms".to_owned(), took_ms(attempted, now_ms).to_string());
+    if let Some(host) = &attempted.lane.host {
+        context.entry("host".to_owned()).or_insert_with(|| host.to_string());
+    }
+    End::Stored { object, validators, context }
+}
+
+fn took_ms(attempted: &Attempted, now_ms: i64) -> i64 {
+    now_ms.saturating_sub(attempted.started_at_ms).max(0)
+}
+
+/// One line for each attempt, at its end. No URL in it shows more than it may.
 fn log_line(attempted: &Attempted, end: &End, now_ms: i64) -> NewLog {
     let mut fields = BTreeMap::new();
     let mut field = |key: &str, value: String| drop(fields.insert(key.to_owned(), value));
     field("attempt", attempted.lease.attempt.to_string());
-    field("took_ms", now_ms.saturating_sub(attempted.started_at_ms).max(0).to_string());
+    field("took_ms", took_ms(attempted, now_ms).to_string());
     if let Some(host) = &attempted.lane.host {
         field("host", host.to_string());
     }
     let mut failed = |failure: &Failure| {
         for (key, value) in &failure.context {
-            field(key, value.clone());
+            field(key, clean_text(value));
         }
         field("code", failure.code.as_str().to_owned());
     };
     let (level, message) = match end {
-        End::Stored(object) => {
+        End::Stored { object, validators: _, context } => {
+            for (key, value) in context {
+                field(key, value.clone());
+            }
+            let way = Way(context);
+            let received = way.bytes_received(object.size_bytes);
+            if received != object.size_bytes {
+                field("bytes_received", received.to_string());
+            }
             field("bytes", object.size_bytes.to_string());
             field("sha256", hex(&object.sha256));
             field("bucket", object.bucket.clone());
             field("key", object.key.clone());
-            (LogLevel::Info, format!("stored {} bytes as {}/{}", object.size_bytes, object.bucket, object.key))
+            (LogLevel::Info, stored_words(object, way))
         }
         End::ManifestStored => {
+            field("bucket", attempted.job.manifest_bucket.clone());
             field("key", attempted.job.manifest_key.clone());
-            (
-                LogLevel::Info,
-                format!("manifest stored as {}/{}", attempted.job.manifest_bucket, attempted.job.manifest_key),
-            )
+            let place = format!("{}/{}", attempted.job.manifest_bucket, attempted.job.manifest_key);
+            (LogLevel::Info, format!("manifest stored as {place}"))
         }
         End::Retry { failure, not_before_ms } => {
             failed(failure);
             field("next_attempt_ms", not_before_ms.to_string());
-            let wait = Duration::from_millis(not_before_ms.saturating_sub(now_ms).max(0).unsigned_abs());
-            (LogLevel::Warn, format!("{failure}; next attempt in {:.1} s", wait.as_secs_f64()))
+            let asked = match failure.code.class() {
+                RetryClass::Throttled => ", as the origin asked",
+                RetryClass::Transient | RetryClass::Unlikely | RetryClass::Permanent | RetryClass::Parked => "",
+            };
+            let wait = seconds(not_before_ms.saturating_sub(now_ms));
+            (LogLevel::Warn, format!("{}; next attempt in {wait}{asked}", clean(failure)))
         }
         End::Released { failure: Some(failure), not_before_ms } => {
             failed(failure);
             field("next_attempt_ms", not_before_ms.to_string());
-            (LogLevel::Warn, format!("{failure}; waits, and the attempt does not count"))
+            let wait = seconds(not_before_ms.saturating_sub(now_ms));
+            (LogLevel::Warn, format!("{}; asks again in {wait}, and the attempt does not count", clean(failure)))
         }
         End::Released { failure: None, .. } => {
-            (LogLevel::Info, "attempt stopped before its end; it does not count".to_owned())
+            (LogLevel::Info, "attempt stopped before its end; it is made again and does not count".to_owned())
         }
         End::Dead(failure) => {
             failed(failure);
-            (LogLevel::Error, format!("{failure}; given up"))
+            let attempts = match attempted.lease.attempt {
+                1 => "1 attempt".to_owned(),
+                many => format!("{many} attempts"),
+            };
+            (LogLevel::Error, format!("{}; given up after {attempts}", clean(failure)))
         }
     };
     NewLog {
@@ -185,6 +219,47 @@ fn log_line(attempted: &Attempted, end: &End, now_ms: i64) -> NewLog {
         message,
         fields,
         trace_id: attempted.job.trace_id.clone(),
+    }
+}
+
+/// "stored 1,048,576 bytes as b/k, through proxy eu, resumed at byte 524,288"
+fn stored_words(object: &StoredObject, way: Way<'_>) -> String {
+    let (bytes, place) = (grouped(object.size_bytes), format!("{}/{}", object.bucket, object.key));
+    let mut message = if way.is_not_changed() {
+        format!("not changed since {bytes} bytes were stored as {place}: nothing was downloaded")
+    } else {
+        format!("stored {bytes} bytes as {place}")
+    };
+    let way = way.to_string();
+    if !way.is_empty() {
+        let _ = write!(message, ", {way}");
+    }
+    message
+}
+
+fn clean(failure: &Failure) -> String {
+    clean_text(&failure.to_string())
+}
+
+fn seconds(ms: i64) -> String {
+    format!("{:.1} s", Duration::from_millis(ms.max(0).unsigned_abs()).as_secs_f64())
+}
+
+/// Tells the daemon's own log what was settled: what was given up as a warning, everything else for those who look for it.
+pub(super) fn tell(settlement: &Settlement) {
+    let Settlement { task, started_at_ms, now_ms, end, log: Some(log), .. } = settlement else { return };
+    let took_ms = now_ms.saturating_sub(*started_at_ms).max(0);
+    let (job_id, task_id, trace_id, resource) = (task.job, task, &log.trace_id, &log.resource_id);
+    let attempt = log.fields.get("attempt").map_or("", String::as_str);
+    let host = log.fields.get("host").map_or("", String::as_str);
+    let code = log.fields.get("code").map_or("", String::as_str);
+    match end {
+        End::Dead(_) => {
+            tracing::warn!(%job_id, %task_id, resource, attempt, trace_id, host, code, took_ms, "{}", log.message);
+        }
+        End::Stored { .. } | End::ManifestStored | End::Retry { .. } | End::Released { .. } => {
+            tracing::debug!(%job_id, %task_id, resource, attempt, trace_id, host, code, took_ms, "{}", log.message);
+        }
     }
 }
 
@@ -262,6 +337,43 @@ mod tests {
         let End::Dead(failure) = &dead.end else { panic!("{:?}", dead.end) };
         assert_eq!((failure.host(), failure.attempt, failure.resource_id.as_str()), ("a:80", 1, "r"));
         assert_eq!(dead.log.unwrap().level, LogLevel::Error);
+    }
+
+    #[test]
+    fn the_log_says_how_a_resource_came_to_its_place() {
+        let object = StoredObject { bucket: "b".into(), key: "k".into(), size_bytes: 1_048_576, ..Default::default() };
+        let stored = |context: &[(&str, &str)]| {
+            let context = context.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            let outcome = Outcome::Stored(Box::new(Stored { object: object.clone(), context, ..Stored::default() }));
+            judge().settlement(&attempted(TaskIndex(0), 2), outcome, 1_000, 0.0)
+        };
+        let plain = stored(&[]);
+        assert_eq!(plain.log.unwrap().message, "stored 1,048,576 bytes as b/k");
+        let End::Stored { context, .. } = plain.end else { panic!("{:?}", plain.end) };
+        assert_eq!((context["took_ms"].as_str(), context["host"].as_str()), ("500", "a:80"));
+
+        let resumed = [("proxy", "eu"), ("continued_at", "524288"), ("host", "cdn:443")];
+        let log = stored(&resumed).log.unwrap();
+        assert_eq!(
+            log.message,
+            "stored 1,048,576 bytes as b/k, through proxy eu, continued at byte 524,288 with what an earlier attempt had stored"
+        );
+        let fields = ["host", "proxy", "bytes", "bytes_received", "continued_at"].map(|key| log.fields[key].as_str());
+        assert_eq!(fields, ["cdn:443", "eu", "1048576", "524288", "524288"]);
+        let unchanged = stored(&[("not_changed", "true")]).log.unwrap().message;
+        assert_eq!(unchanged, "not changed since 1,048,576 bytes were stored as b/k: nothing was downloaded");
+        let reused = stored(&[("reused", "true")]).log.unwrap().message;
+        assert_eq!(reused, "stored 1,048,576 bytes as b/k, the same bytes were there already");
+    }
+
+    #[test]
+    fn no_secret_of_a_url_gets_into_the_log() {
+        let failure = Failure::new(FailureCode::DownloadNotFound, "GET http://u:pw@h/x?sig=s3cret is gone")
+            .with("url", "http://h/x?sig=s3cret");
+        let outcome = Outcome::Failed { failure, retry_after: None };
+        let log = judge().settlement(&attempted(TaskIndex(0), 2), outcome, 1_000, 0.0).log.unwrap();
+        assert_eq!(log.message, "DOWNLOAD_NOT_FOUND: GET http://h/x?… is gone; given up after 2 attempts");
+        assert!(!format!("{log:?}").contains("s3cret"), "{log:?}");
     }
 
     #[test]

@@ -28,10 +28,11 @@ impl JobHandler for DefaultHandler {
 pub fn plan(resource: &Resource, layout: &StorageLayout, settings: &TypeSettings) -> TaskSpec {
     let hint = resource.storage_hint.as_ref();
     let bucket = hint.and_then(|hint| hint.bucket.clone()).or_else(|| settings.storage.bucket.clone());
+    let content_addressed = settings.storage.content_addressed || hint.is_some_and(|hint| hint.content_addressed);
     let key_prefix = hint
         .and_then(|hint| hint.key_prefix.clone())
         .or_else(|| layout.resource_key_prefix.clone())
-        .or_else(|| settings.task_prefix());
+        .or_else(|| settings.task_prefix(content_addressed));
     TaskSpec {
         resource_id: resource.id.clone(),
         url: resource.url.clone(),
@@ -39,13 +40,13 @@ pub fn plan(resource: &Resource, layout: &StorageLayout, settings: &TypeSettings
         tags: resource.tags.clone(),
         checksum: resource.checksum,
         mime_hint: resource.mime_hint.clone(),
-        max_bytes: resource.max_bytes,
+        max_bytes: resource.max_bytes.or(settings.max_bytes),
         proxy_hint: resource.proxy_hint.clone().or_else(|| settings.proxy_hint()),
         bucket,
         key_prefix,
         object_metadata: hint.map(|hint| hint.metadata.clone()).unwrap_or_default(),
-        content_addressed: false,
-        revalidate: false,
+        content_addressed,
+        revalidate: resource.revalidate || settings.revalidate,
     }
 }
 
@@ -74,7 +75,12 @@ mod tests {
 
     fn settings() -> TypeSettings {
         let mut settings = TypeSettings {
-            storage: StorageSettings { bucket: Some("set".into()), key_prefix: Some("set".into()) },
+            storage: StorageSettings {
+                bucket: Some("set".into()),
+                key_prefix: Some("set".into()),
+                ..StorageSettings::default()
+            },
+            max_bytes: Some(1_000),
             proxy: Some(ProxySettings { primary: "eu".into(), fallbacks: vec!["us".into()] }),
             ..TypeSettings::default()
         };
@@ -108,6 +114,27 @@ mod tests {
         assert_eq!(task.bucket.as_deref(), Some("set"));
         assert_eq!(task.key_prefix.as_deref(), Some("layout"));
         assert_eq!(task.proxy_hint.unwrap(), ProxyHint { primary_pool: "eu".into(), fallbacks: vec!["us".into()] });
+    }
+
+    #[test]
+    fn what_the_settings_switch_on_holds_for_every_resource_and_a_resource_may_switch_it_on_for_itself() {
+        let layout = StorageLayout::default();
+        let own = Resource {
+            revalidate: true,
+            max_bytes: Some(9),
+            storage_hint: Some(StorageHint { content_addressed: true, ..StorageHint::default() }),
+            ..Resource::default()
+        };
+        let task = plan(&own, &layout, &settings());
+        assert!(task.revalidate && task.content_addressed);
+        assert_eq!((task.key_prefix.as_deref(), task.max_bytes), (Some("set"), Some(9)), "one folder for all jobs");
+        let task = plan(&Resource::default(), &layout, &settings());
+        assert!(!task.revalidate && !task.content_addressed);
+        assert_eq!((task.key_prefix.as_deref(), task.max_bytes), (Some("set/{job_id}"), Some(1_000)));
+        let mut settings = settings();
+        (settings.revalidate, settings.storage.content_addressed) = (true, true);
+        let task = plan(&Resource::default(), &layout, &settings);
+        assert!(task.revalidate && task.content_addressed);
     }
 
     #[test]

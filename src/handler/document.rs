@@ -74,6 +74,7 @@ fn resource(out: &mut Writer, item: &Resource) {
         }
         out.close('}');
     }
+    out.flag("revalidate", item.revalidate);
     out.close('}');
 }
 
@@ -97,6 +98,7 @@ fn storage_hint(out: &mut Writer, hint: &StorageHint) {
     out.optional("bucket", hint.bucket.as_deref());
     out.optional("key_prefix", hint.key_prefix.as_deref());
     out.pairs("metadata", &hint.metadata);
+    out.flag("content_addressed", hint.content_addressed);
     out.close('}');
 }
 
@@ -162,6 +164,12 @@ impl Writer {
     fn optional(&mut self, key: &str, text: Option<&str>) {
         if let Some(text) = text {
             self.text_field(key, text);
+        }
+    }
+
+    fn flag(&mut self, key: &str, is_set: bool) {
+        if is_set {
+            self.raw_field(key, "true");
         }
     }
 

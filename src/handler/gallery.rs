@@ -95,7 +95,7 @@ mod tests {
     fn settings() -> TypeSettings {
         TypeSettings {
             handler: "gallery".into(),
-            storage: StorageSettings { bucket: Some("images".into()), key_prefix: None },
+            storage: StorageSettings { bucket: Some("images".into()), ..StorageSettings::default() },
             proxy: Some(ProxySettings { primary: "eu".into(), fallbacks: vec![] }),
             ..TypeSettings::default()
         }
@@ -166,5 +166,40 @@ mod tests {
         let foreign = r#"{"gallery_url":"https://münchen.example/ä"}"#;
         let planned = tasks(foreign, vec![resource("https://cdn.example/1.png", None)]).unwrap();
         assert_eq!(rules::header_value_fault("Referer", referer_of(&planned[0])[0]), None);
+    }
+
+    /// What stands in a block of a document, from the line that holds `first` on while lines are indented deeper.
+    fn block<'a>(text: &'a str, first: &str, comment: &str) -> String {
+        let lines = text.lines().map(|line| line.strip_prefix(comment).unwrap_or(line));
+        let mut lines = lines.skip_while(|line| line.trim() != first);
+        let head: &'a str = lines.next().unwrap();
+        let indent = |line: &str| line.len() - line.trim_start().len();
+        let rest = lines.take_while(|line| line.trim().is_empty() || indent(line) > indent(head));
+        rest.map(|line| format!("{line}\n")).collect()
+    }
+
+    #[test]
+    fn the_documented_gallery_does_everything_its_settings_say() {
+        let example = block(include_str!("../../config.example.yml"), "handlers:", "#");
+        let manual = block(include_str!("../../docs/operations.md"), "handlers:", "-");
+        for (document, text) in [("config.example.yml", example), ("docs/operations.md", manual)] {
+            let options: crate::handler::Options =
+                serde_yaml::from_str(&text).unwrap_or_else(|e| panic!("{document}: {e}"));
+            let settings = &options.types["gallery"];
+            assert_eq!((settings.handler.as_str(), settings.max_parallel_downloads), ("gallery", 4), "{document}");
+            let manifest = Manifest {
+                metadata_json: r#"{"gallery_url":"https://g.example/42"}"#.into(),
+                resources: vec![resource("https://cdn.example/1.jpg", None)],
+                ..Manifest::default()
+            };
+            let task = GalleryHandler.build_tasks(&manifest, settings).now_or_never().unwrap().unwrap().remove(0);
+            assert_eq!(referer_of(&task), ["https://g.example/42"]);
+            assert!(task.headers.iter().any(|header| header.name == "Accept" && header.value == "image/*"));
+            assert_eq!(task.bucket.as_deref(), Some("images"));
+            assert!(task.content_addressed && task.revalidate);
+            assert_eq!((task.key_prefix.as_deref(), task.max_bytes), (Some("galleries"), Some(50_000_000)));
+            let proxy = task.proxy_hint.unwrap();
+            assert_eq!((proxy.primary_pool.as_str(), proxy.fallbacks.as_slice()), ("eu", &["us".to_owned()][..]));
+        }
     }
 }

@@ -19,11 +19,41 @@ pub fn manifest_key(storage_prefix: &str, manifest: &Manifest, job_type: &JobTyp
 
 /// `resources/{job_type}/{job_id}/{resource_id}` or the task's own prefix, under the configured prefix.
 ///
-/// `{job_id}` and `{job_type}` in a task's prefix stand for this job's: a replay into a new job gets a key of its own.
+/// `{job_id}` and `{job_type}` in a task's prefix stand for this job's: a replay into a new job gets a key of its own. A
+/// content-addressed object does not stand here but under its digest, see [`shown_key`].
 pub fn resource_key(storage_prefix: &str, spec: &TaskSpec, job_type: &JobType, job: &str) -> String {
     let mut key = resource_folder(storage_prefix, spec.key_prefix.as_deref(), job_type, job);
     key.push_str(&spec.resource_id);
     key
+}
+
+/// The key as far as it is known before the download: of a content-addressed object the pattern
+/// `{prefix}/sha256/{aa}/{sha256}`, braces included.
+pub fn shown_key(storage_prefix: &str, spec: &TaskSpec, job_type: &JobType, job: &str) -> String {
+    if !spec.content_addressed {
+        return resource_key(storage_prefix, spec, job_type, job);
+    }
+    let mut key = digest_folder(storage_prefix, spec.key_prefix.as_deref(), job_type, job);
+    key.push_str("sha256/{aa}/{sha256}");
+    key
+}
+
+/// Everything of a content-addressed object's key before `sha256/`, trailing slash included. By default nothing but the
+/// configured prefix: jobs share it, else each would store the same bytes again.
+pub fn digest_folder(storage_prefix: &str, key_prefix: Option<&str>, job_type: &JobType, job: &str) -> String {
+    match key_prefix {
+        Some(prefix) => resource_folder(storage_prefix, Some(prefix), job_type, job),
+        None => under(storage_prefix, 80),
+    }
+}
+
+/// Whether a key is one that an object named by its digest would have. Nobody else may write there: what stands under a digest
+/// is taken for the bytes it names.
+pub fn is_some_digests_place(key: &str) -> bool {
+    let hex = |text: &str, digits: usize| text.len() == digits && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let mut segments = key.rsplit('/');
+    let (name, folder, area) = (segments.next(), segments.next(), segments.next());
+    area == Some("sha256") && folder.is_some_and(|folder| hex(folder, 2)) && name.is_some_and(|name| hex(name, 64))
 }
 
 /// Everything of a resource's key before its id, trailing slash included.
@@ -83,6 +113,26 @@ mod tests {
         assert_eq!(resource_key("/pre/fix/", &spec, &gallery(), "J"), "pre/fix/resources/gallery/J/a.jpg");
         assert_eq!(manifest_key("", &Manifest::default(), &gallery(), "J"), "manifests/gallery/J/metadata.json");
         assert_eq!(manifest_key("p", &Manifest::default(), &gallery(), "J"), "p/manifests/gallery/J/metadata.json");
+    }
+
+    #[test]
+    fn the_same_bytes_of_two_jobs_have_one_place() {
+        let spec = TaskSpec { resource_id: "a".into(), content_addressed: true, ..TaskSpec::default() };
+        assert_eq!(shown_key("p", &spec, &gallery(), "J"), "p/sha256/{aa}/{sha256}");
+        let own = TaskSpec { key_prefix: Some("pics".into()), ..spec };
+        assert_eq!(shown_key("", &own, &gallery(), "J"), "pics/sha256/{aa}/{sha256}");
+        let plain = TaskSpec { content_addressed: false, ..own };
+        assert_eq!(shown_key("", &plain, &gallery(), "J"), "pics/a");
+    }
+
+    #[test]
+    fn what_stands_under_a_digest_was_put_there_by_that_digest() {
+        let digits = "ab".repeat(32);
+        assert!(is_some_digests_place(&format!("sha256/ab/{digits}")));
+        assert!(is_some_digests_place(&format!("pics/sha256/AB/{}", digits.to_uppercase())));
+        for key in [format!("sha256/ab/{digits}0"), format!("ab/{digits}"), format!("md5/ab/{digits}"), digits] {
+            assert!(!is_some_digests_place(&key), "{key}");
+        }
     }
 
     #[test]

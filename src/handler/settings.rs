@@ -44,6 +44,12 @@ pub struct TypeSettings {
     pub storage: StorageSettings,
     /// For resources that do not name a proxy themselves.
     pub proxy: Option<ProxySettings>,
+    /// Resources of one job that are downloaded at the same time; 0: as many as there is room for.
+    pub max_parallel_downloads: u32,
+    /// Every resource is downloaded only if it changed since the object at the same place was stored.
+    pub revalidate: bool,
+    /// The largest body of a resource that says nothing itself; None: the worker's own limit, which always holds.
+    pub max_bytes: Option<u64>,
     /// How long one hook of the handler may take.
     pub timeout_ms: u64,
 }
@@ -55,8 +61,10 @@ pub struct StorageSettings {
     /// None: the configured bucket.
     pub bucket: Option<String>,
     /// Prefix of every resource's key. `{job_id}` and `{job_type}` may stand in it; without `{job_id}` the job's id follows as
-    /// a folder of its own, so that two jobs never share a key.
+    /// a folder of its own, so that two jobs never share a key, unless keys are made from digests.
     pub key_prefix: Option<String>,
+    /// The key is `{prefix}/sha256/{aa}/{sha256}` for every resource: the same bytes are stored once.
+    pub content_addressed: bool,
 }
 
 /// Names of configured proxy pools, best first.
@@ -75,6 +83,9 @@ impl Default for TypeSettings {
             headers: BTreeMap::new(),
             storage: StorageSettings::default(),
             proxy: None,
+            max_parallel_downloads: 0,
+            revalidate: false,
+            max_bytes: None,
             timeout_ms: 10_000,
         }
     }
@@ -89,6 +100,9 @@ impl fmt::Debug for TypeSettings {
             .field("headers", &self.headers.keys())
             .field("storage", &self.storage)
             .field("proxy", &self.proxy)
+            .field("max_parallel_downloads", &self.max_parallel_downloads)
+            .field("revalidate", &self.revalidate)
+            .field("max_bytes", &self.max_bytes)
             .field("timeout_ms", &self.timeout_ms)
             .finish()
     }
@@ -112,10 +126,11 @@ impl TypeSettings {
         Duration::from_millis(self.timeout_ms)
     }
 
-    /// The key prefix as a task carries it.
-    pub fn task_prefix(&self) -> Option<String> {
+    /// The key prefix as a task carries it. Keys made from digests cannot meet: jobs share their folder.
+    pub fn task_prefix(&self, content_addressed: bool) -> Option<String> {
         let prefix = self.storage.key_prefix.as_deref()?.trim_end_matches('/');
-        Some(if prefix.contains("{job_id}") { prefix.to_owned() } else { format!("{prefix}/{{job_id}}") })
+        let is_apart = content_addressed || prefix.contains("{job_id}");
+        Some(if is_apart { prefix.to_owned() } else { format!("{prefix}/{{job_id}}") })
     }
 
     pub fn proxy_hint(&self) -> Option<ProxyHint> {
@@ -138,6 +153,9 @@ impl TypeSettings {
         let prefix = self.storage.key_prefix.as_deref();
         if let Some(fault) = prefix.and_then(|prefix| rules::key_fault(prefix.strip_suffix('/').unwrap_or(prefix))) {
             add("storage.key_prefix".to_owned(), fault);
+        }
+        if self.max_bytes == Some(0) {
+            add("max_bytes".to_owned(), "must be greater than 0");
         }
         if !(1..=600_000).contains(&self.timeout_ms) {
             add("timeout_ms".to_owned(), "must be 1 to 600000");
@@ -274,8 +292,8 @@ mod tests {
     #[test]
     fn an_operators_prefix_keeps_jobs_apart() {
         let with = |prefix: &str| {
-            let storage = StorageSettings { bucket: None, key_prefix: Some(prefix.to_owned()) };
-            TypeSettings { storage, ..TypeSettings::default() }.task_prefix().unwrap()
+            let storage = StorageSettings { key_prefix: Some(prefix.to_owned()), ..StorageSettings::default() };
+            TypeSettings { storage, ..TypeSettings::default() }.task_prefix(false).unwrap()
         };
         assert_eq!(with("images/"), "images/{job_id}");
         assert_eq!(with("by-job/{job_id}/images"), "by-job/{job_id}/images");

@@ -16,7 +16,7 @@ use super::vet::{self, Ground};
 use super::{IDEMPOTENCY_KEY_BYTES_MAX, Options, PlannedTask, Validation};
 use crate::clock::{Clock, JobIds};
 use crate::handler::{
-    HandlerError, JobHandler, Registry, TypeSettings, manifest_json, manifest_key, resource_key, run_hook,
+    HandlerError, JobHandler, Registry, TypeSettings, manifest_json, manifest_key, run_hook, shown_key,
 };
 use crate::model::{
     JobType, MANIFEST_BYTES_MAX, Manifest, Priority, Refusal, RefusalCode, TaskSpec, Tenant, Violation,
@@ -107,7 +107,7 @@ impl Intake {
         match tried {
             Ok((job_type, planned)) => {
                 let place = |task: TaskSpec| PlannedTask {
-                    key: resource_key(&self.options.key_prefix, &task, &job_type, JOB),
+                    key: shown_key(&self.options.key_prefix, &task, &job_type, JOB),
                     bucket: task.bucket.unwrap_or_else(|| self.options.bucket.clone()),
                     resource_id: task.resource_id,
                     url: task.url,

@@ -55,6 +55,7 @@ fn resource(form: &mut Form, item: &Resource) {
             form.pairs(&hint.metadata);
         }
     }
+    said(form, b'c', item.storage_hint.as_ref().is_some_and(|hint| hint.content_addressed));
     match &item.proxy_hint {
         None => form.0.push(0),
         Some(hint) => {
@@ -65,6 +66,15 @@ fn resource(form: &mut Form, item: &Resource) {
                 form.text(pool);
             }
         }
+    }
+    said(form, b'r', item.revalidate);
+}
+
+/// A field that is younger than the form: written only where it is set, so that what was accepted before it came keeps its
+/// digest. No other part of the form can stand where the mark does.
+fn said(form: &mut Form, mark: u8, is_set: bool) {
+    if is_set {
+        form.0.push(mark);
     }
 }
 

@@ -171,6 +171,7 @@ fn resource(raw: RawResource, at: &Path<'_>, rules: &Rules<'_>, found: &mut Foun
         max_bytes: (raw.max_bytes > 0).then_some(raw.max_bytes),
         storage_hint: raw.storage_hint.map(|hint| storage_hint(hint, &at.key("storage_hint"), rules, found)),
         proxy_hint: raw.proxy_hint.map(|hint| proxy_hint(hint, &at.key("proxy_hint"), rules, found)),
+        revalidate: raw.revalidate,
         id: raw.id,
         url: raw.url,
     }
@@ -270,7 +271,7 @@ fn storage_hint(raw: RawStorageHint, at: &Path<'_>, rules: &Rules<'_>, found: &m
         }
         metadata.insert(name, value);
     }
-    StorageHint { bucket, key_prefix, metadata }
+    StorageHint { bucket, key_prefix, metadata, content_addressed: raw.content_addressed }
 }
 
 /// What travels as an S3 user metadata header. Stores fold names to lower case, so only that is taken.

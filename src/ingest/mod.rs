@@ -88,7 +88,7 @@ pub struct PlannedTask {
     pub resource_id: String,
     pub url: String,
     pub bucket: String,
-    /// `{job_id}` stands where the job's id would.
+    /// `{job_id}` stands where the job's id would, `{aa}` and `{sha256}` where the digest would.
     pub key: String,
 }
 

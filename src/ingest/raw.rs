@@ -64,6 +64,7 @@ pub struct RawResource {
     pub storage_hint: Option<RawStorageHint>,
     /// Primary pool and fallbacks.
     pub proxy_hint: Option<(String, Vec<String>)>,
+    pub revalidate: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -71,6 +72,7 @@ pub struct RawStorageHint {
     pub bucket: String,
     pub key_prefix: String,
     pub metadata: Vec<(String, String)>,
+    pub content_addressed: bool,
 }
 
 impl RawManifest {

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use crate::handler::{resource_folder, resource_key, rules};
+use crate::handler::{digest_folder, is_some_digests_place, resource_folder, rules, shown_key};
 use crate::model::{JobType, Manifest, RESOURCES_MAX, Refusal, RefusalCode, TaskSpec, Violation};
 
 /// Headers of one task: the manifest's ten, and room for the job type's.
@@ -90,19 +90,36 @@ fn fault_of(task: &TaskSpec, listed: bool, ground: &Ground<'_>) -> Option<String
 /// Keys that are too long, used twice, or would need to be an object and a folder at once.
 fn meeting_keys(tasks: &[TaskSpec], manifest: &Manifest, ground: &Ground<'_>) -> Vec<Violation> {
     let Some(first) = tasks.first() else { return Vec::new() };
-    let one_folder = tasks.iter().all(|task| task.bucket == first.bucket && task.key_prefix == first.key_prefix);
+    let with_first = |task: &TaskSpec| {
+        task.bucket == first.bucket
+            && task.key_prefix == first.key_prefix
+            && task.content_addressed == first.content_addressed
+    };
+    let one_folder = tasks.iter().all(with_first);
     if one_folder {
         // Ids are unique and hold no slash, so their keys cannot meet; only the manifest's own may stand among them.
-        let folder = resource_folder(ground.storage_prefix, first.key_prefix.as_deref(), ground.job_type, ground.job);
-        let longest = tasks.iter().map(|task| task.resource_id.len()).max().unwrap_or(0);
+        let folder = if first.content_addressed { digest_folder } else { resource_folder };
+        let folder = folder(ground.storage_prefix, first.key_prefix.as_deref(), ground.job_type, ground.job);
+        let longest = tasks.iter().map(|task| task.resource_id.len()).max().unwrap_or(0).max(DIGEST_KEY_BYTES);
         let apart = !ground.manifest_key.starts_with(&folder) && !is_folder_of(ground.manifest_key, &folder);
-        if apart && folder.len() + longest <= rules::KEY_BYTES_MAX && ground.manifest_key.len() <= rules::KEY_BYTES_MAX
-        {
+        let named = !first.content_addressed && is_digest_folder(&folder) || is_some_digests_place(ground.manifest_key);
+        let fits = folder.len() + longest <= rules::KEY_BYTES_MAX && ground.manifest_key.len() <= rules::KEY_BYTES_MAX;
+        if apart && fits && !named {
             return Vec::new();
         }
     }
     compare_all(tasks, manifest, ground)
 }
+
+/// Whether a key in this folder could be one of an object named by its digest.
+fn is_digest_folder(folder: &str) -> bool {
+    folder.trim_end_matches('/').rsplit('/').nth(1) == Some("sha256")
+}
+
+/// What a digest adds to a folder: `sha256/aa/` and 64 digits.
+const DIGEST_KEY_BYTES: usize = 74;
+/// What stands for it in a shown key.
+const SHOWN_DIGEST_BYTES: usize = "sha256/{aa}/{sha256}".len();
 
 /// Whether an object called `key` stands where `longer` needs a folder.
 fn is_folder_of(key: &str, longer: &str) -> bool {
@@ -117,15 +134,22 @@ fn compare_all(tasks: &[TaskSpec], manifest: &Manifest, ground: &Ground<'_>) -> 
     };
     let keys = tasks.iter().enumerate().map(|(index, task)| {
         let bucket = task.bucket.as_deref().unwrap_or(ground.bucket);
-        ((bucket, resource_key(ground.storage_prefix, task, ground.job_type, ground.job)), index)
+        ((bucket, shown_key(ground.storage_prefix, task, ground.job_type, ground.job)), index)
     });
     let own = ((ground.bucket, ground.manifest_key.to_owned()), OF_MANIFEST);
     let mut taken: HashMap<(&str, String), usize> = HashMap::with_capacity(tasks.len() + 1);
     for (place, index) in std::iter::once(own).chain(keys) {
-        if place.1.len() > rules::KEY_BYTES_MAX {
-            add(index, format!("has an object key of {} bytes, longer than {}", place.1.len(), rules::KEY_BYTES_MAX));
+        let is_addressed = tasks.get(index).is_some_and(|task| task.content_addressed);
+        let bytes = place.1.len() + if is_addressed { DIGEST_KEY_BYTES - SHOWN_DIGEST_BYTES } else { 0 };
+        if bytes > rules::KEY_BYTES_MAX {
+            add(index, format!("has an object key of {bytes} bytes, longer than {}", rules::KEY_BYTES_MAX));
+        }
+        if !is_addressed && is_some_digests_place(&place.1) {
+            add(index, "has an object key that belongs to whatever has this digest".to_owned());
         }
         match taken.get(&place) {
+            // One digest is one object, whoever else has it.
+            Some(_) if is_addressed => {}
             Some(earlier) => add(index, format!("has the same object key as {}", path_of(*earlier, tasks, manifest))),
             None => drop(taken.insert(place, index)),
         }
@@ -205,6 +229,29 @@ mod tests {
         assert_eq!(paths(meets_manifest), ["resources[0]"]);
         let default_place = vetted(&[spec("metadata.json", Some("manifests/default/{job_id}"))], None, "");
         assert_eq!(paths(default_place), ["resources[0]"]);
+    }
+
+    #[test]
+    fn objects_named_by_their_digest_may_meet_each_other_and_nothing_else() {
+        let addressed = |id: &str| TaskSpec { content_addressed: true, ..spec(id, Some("x")) };
+        assert_eq!(vetted(&[addressed("a"), addressed("b")], None, ""), Ok(()));
+        assert_eq!(vetted(&[addressed("a"), addressed("b"), spec("c", Some("x"))], None, ""), Ok(()));
+        // An object called sha256 where the digests need a folder.
+        assert_eq!(paths(vetted(&[addressed("a"), spec("sha256", Some("x"))], None, "")), ["resources[0]"]);
+        let long = "p/".repeat(420);
+        assert_eq!(paths(vetted(&[addressed("a"), addressed("b")], None, &long)).len(), 2);
+    }
+
+    #[test]
+    fn nobody_puts_other_bytes_where_a_digest_is_taken_for_them() {
+        let digits = "ab".repeat(32);
+        assert_eq!(paths(vetted(&[spec(&digits, Some("x/sha256/ab"))], None, "")), ["resources[0]"]);
+        assert_eq!(
+            paths(vetted(&[spec("a", None)], Some(&format!("sha256/ab/{digits}")), "")),
+            ["storage.manifest_file"]
+        );
+        assert_eq!(vetted(&[spec("a", Some("x/sha256/ab"))], None, ""), Ok(()));
+        assert_eq!(vetted(&[spec(&digits, Some("x"))], None, ""), Ok(()));
     }
 
     #[test]

@@ -122,7 +122,7 @@ pub struct JobStory {
     pub summary: String,
     /// In order of time, at most 1000.
     pub events: Vec<LifeEvent>,
-    /// Resources that are not stored, dead ones first, at most 100.
+    /// Resources that are not stored, dead ones first, then those that were stored only after something happened; at most 100.
     pub tasks: Vec<TaskStory>,
 }
 
@@ -193,14 +193,15 @@ impl Ledger {
         self.reader.dead_letter(id)?.ok_or_else(|| Refusal::not_found(format!("dead letter {id}")))
     }
 
-    /// The job's life, and that of its resources that are not stored.
-    pub fn explain_job(&self, id: JobId) -> Result<JobStory, Refusal> {
-        explain::job(&self.reader, self.job(id)?)
+    /// The job's life, and that of its resources with something to tell. `storage_alarm`: why the object store takes nothing now,
+    /// as the dispatcher knows it; empty while it does.
+    pub fn explain_job(&self, id: JobId, storage_alarm: &str) -> Result<JobStory, Refusal> {
+        explain::job(&self.reader, self.job(id)?, storage_alarm)
     }
 
     /// One resource's life.
-    pub fn explain_task(&self, id: JobId, resource_id: &str) -> Result<TaskStory, Refusal> {
-        explain::resource(&self.reader, &self.job(id)?, resource_id)
+    pub fn explain_task(&self, id: JobId, resource_id: &str, storage_alarm: &str) -> Result<TaskStory, Refusal> {
+        explain::resource(&self.reader, &self.job(id)?, resource_id, storage_alarm)
     }
 
     pub fn counters(&self) -> Counters {

@@ -62,30 +62,30 @@ async fn a_job_is_explained_from_what_the_store_kept() {
     // 0 is stored, 1 dies at once, 2 is to be tried again, 3 is not started.
     let first = ready.filter(|(task, _)| task.index.0 != 3).collect();
     run(&opened, first, 2_000, |task| match task.index.0 {
-        0 => End::Stored(stored()),
+        0 => End::Stored { object: stored(), validators: Default::default(), context: Default::default() },
         1 => End::Dead(failed(FailureCode::DownloadNotFound, 2_400)),
         _ => End::Retry { failure: failed(FailureCode::DownloadTimeout, 2_400), not_before_ms: 60_000 },
     })
     .await;
 
-    let story = ledger.explain_job(id).unwrap();
+    let story = ledger.explain_job(id, "").unwrap();
     assert_eq!(story.summary, "1 of 4 stored, 1 dead (DOWNLOAD_NOT_FOUND at h:80), 2 waiting");
     let told: Vec<&str> = story.tasks.iter().map(|task| task.task.spec.resource_id.as_str()).collect();
     assert_eq!(told, ["r1", "r2", "r3"]);
     assert!(story.events.windows(2).all(|pair| pair[0].at_ms <= pair[1].at_ms));
     assert!(!format!("{story:?}").contains("s3cret"));
 
-    let dead = ledger.explain_task(id, "r1").unwrap();
+    let dead = ledger.explain_task(id, "r1", "").unwrap();
     let letter = ledger.dead_letters(&DeadLetterSelector::default(), &PageRequest::default()).unwrap().items.remove(0);
     let end = dead.events.last().unwrap();
     assert!(end.what == "dead" && end.message.contains(&letter.id.to_string()), "{end:?}");
-    let waiting = ledger.explain_task(id, "r2").unwrap();
+    let waiting = ledger.explain_task(id, "r2", "").unwrap();
     assert!(
         waiting.summary.contains("1970-01-01T00:01:00Z") && waiting.summary.contains("DOWNLOAD_TIMEOUT"),
         "{}",
         waiting.summary
     );
-    assert_eq!(ledger.explain_task(id, "r9").unwrap_err().code, crate::model::RefusalCode::NotFound);
+    assert_eq!(ledger.explain_task(id, "r9", "").unwrap_err().code, crate::model::RefusalCode::NotFound);
     let failures = ledger.failures(&FailureFilter::default(), &PageRequest { size: 1, ..Default::default() }).unwrap();
     assert_eq!((failures.items.len(), failures.next_token.is_empty()), (1, false));
 }

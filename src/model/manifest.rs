@@ -34,6 +34,8 @@ pub struct Resource {
     pub max_bytes: Option<u64>,
     pub storage_hint: Option<StorageHint>,
     pub proxy_hint: Option<ProxyHint>,
+    /// Downloaded only if it changed since the object at the same place was stored.
+    pub revalidate: bool,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -61,6 +63,8 @@ pub struct StorageHint {
     pub bucket: Option<String>,
     pub key_prefix: Option<String>,
     pub metadata: BTreeMap<String, String>,
+    /// The key is made from the body's digest: the same bytes are stored once.
+    pub content_addressed: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

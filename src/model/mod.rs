@@ -9,11 +9,13 @@ mod id;
 mod job;
 mod log;
 mod manifest;
+mod redact;
 mod refusal;
 mod select;
 mod task;
+mod way;
 
-pub use failure::{Failure, FailureCode, RetryClass};
+pub use failure::{Budget, Failure, FailureCode, RetryClass};
 pub use id::{DeadLetterId, JobId, JobType, TaskIndex, TaskRef, Tenant};
 pub use job::{Job, JobState, Priority, outcome_of};
 pub use log::{LogLevel, LogRecord, LogStream, NewLog};
@@ -21,6 +23,8 @@ pub use manifest::{
     HEADER_BYTES_MAX, HEADERS_MAX, Header, MANIFEST_BYTES_MAX, Manifest, ProxyHint, RESOURCE_ID_BYTES_MAX,
     RESOURCES_MAX, Resource, StorageHint, StorageLayout, URL_BYTES_MAX,
 };
+pub use redact::{clean_text, shown_url};
 pub use refusal::{Refusal, RefusalCode, Violation};
 pub use select::{Cleanup, CleanupKind, CleanupReport, ControlChange, Controls, DeadLetter, DeadLetterSelector};
-pub use task::{Attempt, StoredObject, Task, TaskSpec, TaskState};
+pub use task::{Attempt, StoredObject, Task, TaskSpec, TaskState, Validators};
+pub use way::{Way, grouped};

@@ -59,6 +59,22 @@ impl TaskState {
     }
 }
 
+/// By what an origin tells one version of a resource from another.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Validators {
+    /// As sent, quotes and `W/` included; empty: none.
+    pub etag: String,
+    /// As sent; empty: none.
+    pub last_modified: String,
+}
+
+impl Validators {
+    /// The entity tag, if it stands for these very bytes.
+    pub fn strong_etag(&self) -> Option<&str> {
+        (self.etag.starts_with('"') && self.etag.len() > 2).then_some(self.etag.as_str())
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StoredObject {
     pub bucket: String,
@@ -82,6 +98,8 @@ pub struct Task {
     /// The dead letter this task was replayed from.
     pub replay_of: String,
     pub updated_at_ms: i64,
+    /// How the attempt that stored it went, as [`super::Way`] tells it; empty while it is not stored.
+    pub done_context: BTreeMap<String, String>,
 }
 
 /// One attempt that did not store the resource.

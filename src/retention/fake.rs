@@ -108,6 +108,7 @@ impl Fake {
             last_failure: None,
             replay_of: String::new(),
             updated_at_ms: 0,
+            done_context: Default::default(),
         };
         self.state().tasks.insert(task, row);
     }

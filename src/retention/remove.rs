@@ -28,7 +28,9 @@ pub async fn job<W: World>(world: &W, id: JobId, objects_too: bool, rows: usize)
             let tasks = world.tasks(id, from, rows)?;
             let end = tasks.len() < rows;
             from = tasks.last().map_or(from, |task| TaskIndex(task.task.index.0.saturating_add(1)));
-            let stored = tasks.into_iter().filter_map(|task| place_of(task.state));
+            // What is known by its content may be another job's object as well.
+            let own = tasks.into_iter().filter(|task| !task.spec.content_addressed);
+            let stored = own.filter_map(|task| place_of(task.state));
             objects += delete_objects(world, stored.collect()).await?;
             if end {
                 break;
@@ -155,6 +157,20 @@ mod tests {
             assert_eq!(fake.state().objects_deleted.len(), deleted as usize);
             assert!(fake.job(id).unwrap().is_none() && fake.state().keys.is_empty());
         }
+    }
+
+    #[tokio::test]
+    async fn an_object_that_other_jobs_may_share_stays_when_its_job_goes() {
+        let fake = Fake::default();
+        let id = fake.add(job_at(JobState::Completed, 10, 20));
+        for index in 0..2 {
+            let object = StoredObject { bucket: "b".into(), key: format!("sha256/aa/{index}"), ..Default::default() };
+            fake.add_task(id, index, TaskState::Done { object });
+        }
+        let first = crate::model::TaskRef { job: id, index: TaskIndex(0) };
+        fake.state().tasks.get_mut(&first).unwrap().spec.content_addressed = true;
+        assert_eq!(job(&fake, id, true, 10).await.unwrap(), 1);
+        assert_eq!(fake.state().objects_deleted[0].key, "sha256/aa/1");
     }
 
     #[tokio::test]

@@ -77,7 +77,8 @@ impl Site {
 }
 
 fn stored() -> End {
-    End::Stored(StoredObject { bucket: "fetchbox".into(), key: "resources/x".into(), ..Default::default() })
+    let object = StoredObject { bucket: "fetchbox".into(), key: "resources/x".into(), ..Default::default() };
+    End::Stored { object, validators: Default::default(), context: Default::default() }
 }
 
 fn dead() -> End {

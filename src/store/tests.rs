@@ -73,7 +73,12 @@ fn settlement(lease: &Lease, end: End) -> Settlement {
 }
 
 fn done(lease: &Lease) -> Settlement {
-    let end = if lease.task.is_manifest() { End::ManifestStored } else { End::Stored(StoredObject::default()) };
+    let stored = End::Stored {
+        object: StoredObject::default(),
+        validators: Validators::default(),
+        context: std::collections::BTreeMap::from([("proxy".to_owned(), "eu".to_owned())]),
+    };
+    let end = if lease.task.is_manifest() { End::ManifestStored } else { stored };
     settlement(lease, end)
 }
 

@@ -2,7 +2,7 @@
 
 use crate::model::{
     DeadLetterId, Failure, Job, JobId, JobState, JobType, Manifest, NewLog, Priority, StoredObject, TaskIndex, TaskRef,
-    TaskSpec, Tenant,
+    TaskSpec, Tenant, Validators,
 };
 
 /// A job that passed every check.
@@ -79,7 +79,13 @@ pub struct Settlement {
 #[derive(Debug, Clone)]
 pub enum End {
     /// A resource's object is in the store.
-    Stored(StoredObject),
+    Stored {
+        object: StoredObject,
+        /// Which version of the resource it is.
+        validators: Validators,
+        /// How the attempt went, as [`crate::model::Way`] tells it.
+        context: std::collections::BTreeMap<String, String>,
+    },
     /// The manifest task only.
     ManifestStored,
     /// Failed, to be tried again.

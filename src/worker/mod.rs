@@ -37,6 +37,8 @@ mod trap_test;
 pub use guard::Guard;
 pub use target::host_port;
 
+pub use crate::model::Validators;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -181,22 +183,6 @@ pub struct PartStored {
     pub end_bytes: u64,
     /// The SHA-256 state after these bytes, as sha2 serialises it.
     pub digest_state: Vec<u8>,
-}
-
-/// By what an origin tells one version of a resource from another.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Validators {
-    /// As sent, quotes and `W/` included; empty: none.
-    pub etag: String,
-    /// As sent; empty: none.
-    pub last_modified: String,
-}
-
-impl Validators {
-    /// The entity tag, if it stands for these very bytes.
-    pub fn strong_etag(&self) -> Option<&str> {
-        (self.etag.starts_with('"') && self.etag.len() > 2).then_some(self.etag.as_str())
-    }
 }
 
 /// An object of an earlier job, and the version of the resource it holds.

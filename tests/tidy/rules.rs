@@ -226,33 +226,23 @@ pub fn rows(markdown: &str) -> Vec<Vec<String>> {
         .collect()
 }
 
-/// `docs/failures.md` lists exactly the codes, with their class and meaning.
-pub fn failure_table(markdown: &str, codes: &[(String, String, String)]) -> Vec<String> {
-    let rows = rows(markdown);
+/// A table lists exactly these rows, each cell as it is in the code.
+pub fn whole_table<const N: usize>(path: &str, markdown: &str, real: &[[String; N]]) -> Vec<String> {
+    let told = rows(markdown);
     let mut faults = Vec::new();
-    for (code, class, meaning) in codes {
-        match rows.iter().find(|row| row[0] == *code) {
-            None => faults.push(format!("docs/failures.md: {code} is missing")),
-            Some(row) if row.len() < 4 || row[1] != *class || row[2] != *meaning || row[3].is_empty() => {
-                faults.push(format!(
-                    "docs/failures.md: the row must begin | `{code}` | {class} | {meaning} | and say what to do"
-                ));
+    for row in real {
+        match told.iter().find(|cells| cells[0] == row[0]) {
+            None => faults.push(format!("{path}: {} is missing", row[0])),
+            Some(cells) if cells[..] != row[..] => {
+                faults.push(format!("{path}: the row must be | `{}` | {} |", row[0], row[1..].join(" | ")));
             }
             Some(_) => {}
         }
     }
-    let known: BTreeSet<&String> = codes.iter().map(|(code, ..)| code).collect();
-    let unknown = rows.iter().filter(|row| !known.contains(&row[0]));
-    faults.extend(unknown.map(|row| format!("docs/failures.md: {} is no failure code", row[0])));
+    let known: BTreeSet<&String> = real.iter().map(|row| &row[0]).collect();
+    let unknown = told.iter().filter(|cells| !known.contains(&cells[0]));
+    faults.extend(unknown.map(|cells| format!("{path}: {} does not exist", cells[0])));
     faults
-}
-
-/// A table's first column is exactly this set of names.
-pub fn names_table(path: &str, markdown: &str, names: &[&str]) -> Vec<String> {
-    let told: BTreeSet<String> = rows(markdown).into_iter().map(|row| row[0].clone()).collect();
-    let real: BTreeSet<String> = names.iter().map(|name| (*name).to_owned()).collect();
-    let missing = real.difference(&told).map(|name| format!("{path}: {name} is missing"));
-    missing.chain(told.difference(&real).map(|name| format!("{path}: {name} does not exist"))).collect()
 }
 
 /// `docs/storage.md` has a row "| `0x..` | Name | …" for each variant of the enum of key families, and no other.

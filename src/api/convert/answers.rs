@@ -116,6 +116,7 @@ fn download(spec: &TaskSpec, around: &Around<'_>, places: &Places) -> pb::Downlo
             bucket: spec.bucket.clone().unwrap_or_default(),
             key_prefix: spec.key_prefix.clone().unwrap_or_default(),
             metadata: spec.object_metadata.clone().into_iter().collect(),
+            content_addressed: spec.content_addressed,
         }),
         attributes: Some(pb::TaskAttributes {
             tags: spec.tags.clone().into_iter().collect(),
@@ -130,6 +131,7 @@ fn download(spec: &TaskSpec, around: &Around<'_>, places: &Places) -> pb::Downlo
         max_bytes: spec.max_bytes.unwrap_or_default(),
         bucket,
         key,
+        revalidate: spec.revalidate,
     }
 }
 
@@ -153,6 +155,7 @@ pub(crate) fn task(job: &Job, task: &Task, places: &Places) -> pb::Task {
         object: None,
         error: task.last_failure.as_ref().map(failure),
         replay_of: task.replay_of.clone(),
+        context: task.done_context.clone().into_iter().collect(),
     };
     let state = match &task.state {
         TaskState::Ready => pb::TaskState::Ready,
@@ -244,6 +247,7 @@ fn resource(resource: Resource) -> pb::Resource {
         max_bytes: resource.max_bytes.unwrap_or_default(),
         storage_hint: resource.storage_hint.map(storage_hint),
         proxy_hint: resource.proxy_hint.as_ref().map(proxy_hint),
+        revalidate: resource.revalidate,
     }
 }
 
@@ -252,6 +256,7 @@ fn storage_hint(hint: StorageHint) -> pb::StorageHint {
         bucket: hint.bucket.unwrap_or_default(),
         key_prefix: hint.key_prefix.unwrap_or_default(),
         metadata: hint.metadata.into_iter().collect(),
+        content_addressed: hint.content_addressed,
     }
 }
 

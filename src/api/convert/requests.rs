@@ -85,8 +85,10 @@ fn raw_resource(resource: pb::Resource) -> RawResource {
             bucket: hint.bucket,
             key_prefix: hint.key_prefix,
             metadata: pairs(hint.metadata),
+            content_addressed: hint.content_addressed,
         }),
         proxy_hint: resource.proxy_hint.map(|hint| (hint.primary_pool, hint.fallbacks)),
+        revalidate: resource.revalidate,
     }
 }
 

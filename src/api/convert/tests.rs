@@ -23,18 +23,19 @@ prop_compose! {
     fn resource()(
         id in "[a-z]{1,8}", url in text(), headers in vec((text(), text()), 0..3), tags in btree_map(text(), text(), 0..3),
         checksum in any::<Option<[u8; 32]>>(), mime in text(), max_bytes in any::<u64>(),
-        storage in proptest::option::of((text(), text(), btree_map(text(), text(), 0..3))),
-        proxy in proptest::option::of((text(), vec(text(), 0..3))),
+        storage in proptest::option::of((text(), text(), btree_map(text(), text(), 0..3), any::<bool>())),
+        proxy in proptest::option::of((text(), vec(text(), 0..3))), revalidate in any::<bool>(),
     ) -> Resource {
         Resource {
             id, url, tags, checksum,
             headers: headers.into_iter().map(|(name, value)| Header { name, value }).collect(),
             mime_hint: maybe(mime),
             max_bytes: (max_bytes != 0).then_some(max_bytes),
-            storage_hint: storage.map(|(bucket, prefix, metadata)| {
-                StorageHint { bucket: maybe(bucket), key_prefix: maybe(prefix), metadata }
+            storage_hint: storage.map(|(bucket, prefix, metadata, content_addressed)| {
+                StorageHint { bucket: maybe(bucket), key_prefix: maybe(prefix), metadata, content_addressed }
             }),
             proxy_hint: proxy.map(|(primary_pool, fallbacks)| ProxyHint { primary_pool, fallbacks }),
+            revalidate,
         }
     }
 }
@@ -77,8 +78,10 @@ fn accepted(raw: RawManifest) -> Manifest {
             bucket: maybe(hint.bucket),
             key_prefix: maybe(hint.key_prefix),
             metadata: hint.metadata.into_iter().collect(),
+            content_addressed: hint.content_addressed,
         }),
         proxy_hint: raw.proxy_hint.map(|(primary_pool, fallbacks)| ProxyHint { primary_pool, fallbacks }),
+        revalidate: raw.revalidate,
     };
     Manifest {
         metadata_json: raw.metadata_json,
@@ -225,6 +228,7 @@ fn a_task_shows_what_its_state_carries_and_never_a_header_value() {
             last_failure: None,
             replay_of: String::new(),
             updated_at_ms: 0,
+            done_context: Default::default(),
         };
         let message = task(&a_job(), &row, &places());
         assert_eq!(task_state_in(message.state()), Some(name));

@@ -7,7 +7,7 @@ mod shape;
 
 use serde::de::{DeserializeSeed as _, IgnoredAny, MapAccess, SeqAccess};
 
-use self::shape::{As, Scalar, ScalarSeed, Shape, TextShape, fields, note, text, verbatim};
+use self::shape::{As, Scalar, ScalarSeed, Shape, TextShape, fields, flag, note, text, verbatim};
 use super::found::{Found, Path};
 use super::raw::{RawManifest, RawResource, RawStorageHint};
 use crate::model::{HEADERS_MAX, RESOURCES_MAX, Violation};
@@ -147,6 +147,7 @@ impl<'de> Shape<'de> for ResourceShape<'_> {
             "max_bytes",
             "storage_hint",
             "proxy_hint",
+            "revalidate",
         ];
         let out = self.out;
         let mut named = false;
@@ -171,12 +172,14 @@ impl<'de> Shape<'de> for ResourceShape<'_> {
                     Scalar::Uint(max) => out.max_bytes = max,
                     Scalar::Number => found.add_whole(at, "must be a whole number of bytes, 0 or more"),
                     Scalar::Text(_) => note(found, at, "a number", "a string"),
+                    Scalar::Bool(_) => note(found, at, "a number", "a boolean"),
                     Scalar::Other(is) => note(found, at, "a number", is),
                 }
                 Ok(())
             }
             8 => map.next_value_seed(As(StorageHintShape { out: &mut out.storage_hint, at, found })),
-            _ => map.next_value_seed(As(ProxyHintShape { out: &mut out.proxy_hint, at, found })),
+            9 => map.next_value_seed(As(ProxyHintShape { out: &mut out.proxy_hint, at, found })),
+            _ => flag(map, &mut out.revalidate, at, found),
         })
     }
 }
@@ -284,10 +287,12 @@ impl<'de> Shape<'de> for StorageHintShape<'_> {
 
     fn map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
         let out = self.out.insert(RawStorageHint::default());
-        fields(map, self.at, self.found, &["bucket", "key_prefix", "metadata"], |key, map, at, found| match key {
+        const KNOWN: &[&str] = &["bucket", "key_prefix", "metadata", "content_addressed"];
+        fields(map, self.at, self.found, KNOWN, |key, map, at, found| match key {
             0 => text(map, &mut out.bucket, at, found),
             1 => text(map, &mut out.key_prefix, at, found),
-            _ => map.next_value_seed(As(PairsShape::texts(&mut out.metadata, at, found))),
+            2 => map.next_value_seed(As(PairsShape::texts(&mut out.metadata, at, found))),
+            _ => flag(map, &mut out.content_addressed, at, found),
         })
     }
 }

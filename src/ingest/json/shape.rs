@@ -168,6 +168,7 @@ impl<'de> DeserializeSeed<'de> for TextShape<'_> {
             Scalar::Text(text) => *self.out = text,
             Scalar::Null => {}
             Scalar::Uint(_) | Scalar::Number => note(self.found, self.at, "a string", "a number"),
+            Scalar::Bool(_) => note(self.found, self.at, "a string", "a boolean"),
             Scalar::Other(is) => note(self.found, self.at, "a string", is),
         }
         Ok(())
@@ -182,6 +183,7 @@ pub(super) enum Scalar {
     Uint(u64),
     /// Negative or with a fraction.
     Number,
+    Bool(bool),
     Other(&'static str),
 }
 
@@ -205,8 +207,8 @@ impl<'de> Visitor<'de> for ScalarVisitor {
         f.write_str("any value")
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Scalar, E> {
-        Ok(Scalar::Other("a boolean"))
+    fn visit_bool<E>(self, value: bool) -> Result<Scalar, E> {
+        Ok(Scalar::Bool(value))
     }
 
     fn visit_i64<E>(self, _: i64) -> Result<Scalar, E> {
@@ -247,6 +249,25 @@ pub(super) fn text<'de, A: MapAccess<'de>>(
     found: &mut Found,
 ) -> Result<(), A::Error> {
     map.next_value_seed(TextShape { out, at, found })
+}
+
+/// True or false; anything else is noted and reads as false.
+pub(super) fn flag<'de, A: MapAccess<'de>>(
+    map: &mut A,
+    out: &mut bool,
+    at: &Path<'_>,
+    found: &mut Found,
+) -> Result<(), A::Error> {
+    let mut value = Scalar::Null;
+    map.next_value_seed(ScalarSeed(&mut value))?;
+    match value {
+        Scalar::Null => {}
+        Scalar::Bool(value) => *out = value,
+        Scalar::Text(_) => note(found, at, "true or false", "a string"),
+        Scalar::Uint(_) | Scalar::Number => note(found, at, "true or false", "a number"),
+        Scalar::Other(is) => note(found, at, "true or false", is),
+    }
+    Ok(())
 }
 
 /// An object whose text is kept byte for byte.

@@ -48,8 +48,9 @@ prop_compose! {
         digest in proptest::option::of(any::<[u8; 32]>()),
         mime_hint in "(image/(png|jpeg))?",
         max_bytes in prop_oneof![Just(0u64), any::<u64>()],
-        hint in proptest::option::of(("(allowed)?", "(own/\\{job_id\\}|pics/)?", pairs("[a-z-]{1,4}", "[a-z]{0,4}"))),
+        hint in proptest::option::of(("(allowed)?", "(own/\\{job_id\\}|pics/)?", pairs("[a-z-]{1,4}", "[a-z]{0,4}"), any::<bool>())),
         proxy in proptest::option::of(proptest::collection::vec(Just("eu".to_owned()), 0..3)),
+        revalidate in any::<bool>(),
     ) -> RawResource {
         RawResource {
             id: String::new(),
@@ -59,10 +60,11 @@ prop_compose! {
             checksum: digest.map(|digest| crate::handler::checksum_text(&digest)).unwrap_or_default(),
             mime_hint,
             max_bytes,
-            storage_hint: hint.map(|(bucket, key_prefix, metadata)| {
-                RawStorageHint { bucket, key_prefix, metadata: metadata.into_iter().collect() }
+            storage_hint: hint.map(|(bucket, key_prefix, metadata, content_addressed)| {
+                RawStorageHint { bucket, key_prefix, metadata: metadata.into_iter().collect(), content_addressed }
             }),
             proxy_hint: proxy.map(|fallbacks| ("eu".to_owned(), fallbacks)),
+            revalidate,
         }
     }
 }
@@ -95,11 +97,13 @@ fn written(raw: &RawManifest, pretty: bool) -> String {
     };
     let resource = |(index, item): (usize, &RawResource)| {
         let mut map = Map::new();
+        map.insert("revalidate".into(), item.revalidate.into());
         if let Some((primary, fallbacks)) = &item.proxy_hint {
             map.insert("proxy_hint".into(), serde_json::json!({"fallbacks": fallbacks, "primary_pool": primary}));
         }
         if let Some(hint) = &item.storage_hint {
-            let hint = serde_json::json!({"metadata": object(&hint.metadata), "key_prefix": hint.key_prefix, "bucket": hint.bucket});
+            let hint = serde_json::json!({"content_addressed": hint.content_addressed, "metadata": object(&hint.metadata),
+                "key_prefix": hint.key_prefix, "bucket": hint.bucket});
             map.insert("storage_hint".into(), hint);
         }
         map.insert("max_bytes".into(), item.max_bytes.into());
@@ -186,6 +190,9 @@ fn any_difference_that_matters_is_another_body() {
         r#","mime_hint":"a/b""#,
         r#","storage_hint":{"key_prefix":"a"}"#,
         r#","storage_hint":{"bucket":"allowed"}"#,
+        r#","storage_hint":{"bucket":"allowed","content_addressed":true}"#,
+        r#","revalidate":true"#,
+        r#","storage_hint":{"content_addressed":true}"#,
         r#","proxy_hint":{"primary_pool":"eu"}"#,
         r#","checksum":"sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad""#,
     ];

@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 
 use super::task::event;
-use super::words::{clean_failure, clean_text, code_at, plural, size, span};
+use super::words::{clean_failure, code_at, plural, size, span};
 use crate::ledger::LifeEvent;
-use crate::model::{Failure, Job, LogRecord, Task, TaskState};
+use crate::model::{Failure, Job, LogRecord, Task, TaskState, Way, clean_text};
 
 /// Events of one story.
 pub const EVENTS_MAX: usize = 1_000;
@@ -25,6 +25,8 @@ pub struct Gathered {
     /// By code and host.
     dead: BTreeMap<String, u64>,
     replayed: u64,
+    unchanged: u64,
+    reused: u64,
 }
 
 impl Gathered {
@@ -40,9 +42,20 @@ impl Gathered {
                 let at_ms = task.updated_at_ms;
                 self.first_stored_ms = Some(self.first_stored_ms.map_or(at_ms, |ms| ms.min(at_ms)));
                 self.last_stored_ms = self.last_stored_ms.max(at_ms);
+                let way = Way(&task.done_context);
+                self.unchanged += u64::from(way.is_not_changed());
+                self.reused += u64::from(way.is_reused());
             }
             TaskState::Dead { failure } => *self.dead.entry(code_at(failure)).or_default() += 1,
         }
+    }
+
+    /// " (5 not changed, 2 already there)"
+    fn saved(&self) -> String {
+        let parts = [(self.unchanged, "not changed"), (self.reused, "already there")];
+        let parts: Vec<String> =
+            parts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+        if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) }
     }
 
     /// "DOWNLOAD_NOT_FOUND at a:80", or "3 × … , 2 × …, and 4 of other kinds".
@@ -59,13 +72,14 @@ impl Gathered {
     }
 }
 
-pub fn summary(job: &Job, gathered: &Gathered, manifest_failure: Option<&Failure>) -> String {
+/// `held`: why what waits does not start, where one reason holds for all of it.
+pub fn summary(job: &Job, gathered: &Gathered, manifest_failure: Option<&Failure>, held: Option<&str>) -> String {
     let mut parts = Vec::new();
     if job.external {
         parts.push(format!("external job, {}", job.state.name().replace('_', " ")));
         parts.push(plural(job.log_count, "log record"));
     } else {
-        parts.push(format!("{} of {} stored", job.completed, job.total));
+        parts.push(format!("{} of {} stored{}", job.completed, job.total, gathered.saved()));
         parts.extend(counted(job.failed, "dead").map(|text| match gathered.dead_kinds() {
             kinds if kinds.is_empty() => text,
             kinds => format!("{text} ({kinds})"),
@@ -74,7 +88,8 @@ pub fn summary(job: &Job, gathered: &Gathered, manifest_failure: Option<&Failure
         let open = u64::from(job.total.saturating_sub(job.completed + job.failed + job.canceled));
         let running = gathered.running.min(open);
         parts.extend((running > 0).then(|| format!("{running} running")));
-        parts.extend((open > running).then(|| format!("{} waiting", open - running)));
+        let why = held.map_or_else(String::new, |held| format!(" ({held})"));
+        parts.extend((open > running).then(|| format!("{} waiting{why}", open - running)));
     }
     if !job.phase.is_empty() {
         parts.push(format!("phase \"{}\"", clean_text(&job.phase)));
@@ -172,10 +187,10 @@ mod tests {
         let mut job = job(20);
         (job.completed, job.failed, job.manifest_stored) = (7, 1, true);
         let running = TaskState::Leased { until_ms: 9, epoch: 1 };
-        let told = summary(&job, &gathered(vec![dead("127.0.0.1:8080")]), None);
+        let told = summary(&job, &gathered(vec![dead("127.0.0.1:8080")]), None, None);
         assert_eq!(told, "7 of 20 stored, 1 dead (DOWNLOAD_NOT_FOUND at 127.0.0.1:8080), 12 waiting");
         job.failed = 3;
-        let told = summary(&job, &gathered(vec![dead("a:80"), dead("b:80"), dead("b:80"), running]), None);
+        let told = summary(&job, &gathered(vec![dead("a:80"), dead("b:80"), dead("b:80"), running]), None, None);
         assert_eq!(
             told,
             "7 of 20 stored, 3 dead (2 × DOWNLOAD_NOT_FOUND at b:80, 1 × DOWNLOAD_NOT_FOUND at a:80), 1 running, 9 waiting"
@@ -187,7 +202,7 @@ mod tests {
         let mut job = job(2);
         (job.completed, job.failed, job.manifest_stored) = (1, 1, true);
         (job.state, job.completed_at_ms) = (JobState::Partial, job.created_at_ms + 72_000);
-        let told = summary(&job, &gathered(vec![dead("a:80")]), None);
+        let told = summary(&job, &gathered(vec![dead("a:80")]), None, None);
         assert_eq!(told, "partial after 1 min 12 s: 1 of 2 stored, 1 dead (DOWNLOAD_NOT_FOUND at a:80)");
         let events = arrange(events(&job, &gathered(vec![TaskState::Done { object: StoredObject::default() }]), &[]));
         assert_eq!(events.first().unwrap().what, "accepted");
@@ -199,7 +214,7 @@ mod tests {
         let mut job = job(1);
         job.completed = 1;
         let failure = Failure::new(FailureCode::StorageFull, "full");
-        let told = summary(&job, &Gathered::default(), Some(&failure));
+        let told = summary(&job, &Gathered::default(), Some(&failure), None);
         assert_eq!(told, "1 of 1 stored, its manifest not stored yet (STORAGE_FULL)");
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Owns: what is read for a story, within bounds. Must not know: how to change anything.
 
+mod held;
 mod job;
 mod task;
 mod words;
@@ -9,8 +10,8 @@ mod words;
 use std::collections::BTreeMap;
 
 use super::scan::{EXAMINED_MAX, READ_ROWS_MAX};
-use super::{JobStory, TaskStory, logs};
-use crate::model::{DeadLetterId, Job, JobId, LogLevel, LogRecord, Refusal, Task, TaskIndex, TaskRef, TaskState};
+use super::{JobStory, LifeEvent, TaskStory, logs};
+use crate::model::{DeadLetterId, Job, JobId, LogLevel, LogRecord, Refusal, Task, TaskIndex, TaskRef, TaskState, Way};
 use crate::store::Reader;
 
 /// Stories of resources within a job's own.
@@ -18,26 +19,29 @@ const TASKS_MAX: usize = 100;
 /// The job's own log lines within its story.
 const LINES_MAX: usize = 100;
 
-pub fn job(reader: &Reader, job: Job) -> Result<JobStory, Refusal> {
+/// `storage_alarm`: why the object store takes nothing now; empty while it does.
+pub fn job(reader: &Reader, job: Job, storage_alarm: &str) -> Result<JobStory, Refusal> {
     let mut gathered = job::Gathered::default();
-    let mut open = BTreeMap::new();
+    let mut told = BTreeMap::new();
     walk(reader, job.id, |task| {
         gathered.add(&task);
-        if let Some(rank) = rank(&task.state) {
-            open.insert((rank, task.task.index), task);
+        if let Some(rank) = rank(&task) {
+            told.insert((rank, task.task.index), task);
         }
-        if open.len() > TASKS_MAX {
-            open.pop_last();
+        if told.len() > TASKS_MAX {
+            told.pop_last();
         }
         true
     })?;
     let mut events = job::events(&job, &gathered, &own_lines(reader, &job)?);
+    let held = common_reason(reader, &job, storage_alarm, told.values());
     let mut tasks = Vec::new();
-    for task in open.into_values() {
-        tasks.push(of_task(reader, &job, task)?);
+    for task in told.into_values() {
+        tasks.push(of_task(reader, &job, task, storage_alarm)?);
     }
     for story in &tasks {
-        let named = story.events.iter().filter(|event| matches!(event.what.as_str(), "started" | "failed" | "dead"));
+        let is_named = |event: &&LifeEvent| matches!(event.what.as_str(), "started" | "failed" | "dead" | "stored");
+        let named = story.events.iter().filter(is_named);
         events.extend(named.cloned().map(|mut event| {
             event.message = format!("{}: {}", story.task.spec.resource_id, event.message);
             event
@@ -46,17 +50,31 @@ pub fn job(reader: &Reader, job: Job) -> Result<JobStory, Refusal> {
     let tried =
         if job.external || job.manifest_stored { Vec::new() } else { reader.attempts(TaskRef::manifest(job.id))? };
     for attempt in &tried {
-        events.extend(task::attempt_events(attempt).map(|mut event| {
+        events.extend(task::attempt_events(attempt, None).map(|mut event| {
             event.message = format!("manifest: {}", event.message);
             event
         }));
     }
-    let summary = job::summary(&job, &gathered, tried.last().map(|attempt| &attempt.failure));
+    let summary = job::summary(&job, &gathered, tried.last().map(|attempt| &attempt.failure), held.as_deref());
     Ok(JobStory { summary, events: job::arrange(events), tasks, job: clean(job) })
 }
 
+/// The one reason for which all that wait do not start; None: there is none, or there are several.
+fn common_reason<'a>(
+    reader: &Reader,
+    job: &Job,
+    storage_alarm: &str,
+    tasks: impl Iterator<Item = &'a Task>,
+) -> Option<String> {
+    let controls = reader.controls();
+    let waits = |task: &&Task| matches!(task.state, TaskState::Ready | TaskState::RetryWait { .. });
+    let mut reasons = tasks.filter(waits).map(|task| held::reason(&controls, storage_alarm, &job.job_type, task));
+    let first = reasons.next()??;
+    reasons.all(|other| other.as_ref() == Some(&first)).then_some(first)
+}
+
 /// NOT_FOUND when the job has no such resource.
-pub fn resource(reader: &Reader, job: &Job, resource_id: &str) -> Result<TaskStory, Refusal> {
+pub fn resource(reader: &Reader, job: &Job, resource_id: &str, storage_alarm: &str) -> Result<TaskStory, Refusal> {
     let mut found = None;
     walk(reader, job.id, |task| {
         if task.spec.resource_id == resource_id {
@@ -65,13 +83,14 @@ pub fn resource(reader: &Reader, job: &Job, resource_id: &str) -> Result<TaskSto
         found.is_none()
     })?;
     let missing = || Refusal::not_found(format!("resource {resource_id:?} of job {}", job.id)).with_job(job.id);
-    of_task(reader, job, found.ok_or_else(missing)?)
+    of_task(reader, job, found.ok_or_else(missing)?, storage_alarm)
 }
 
-fn of_task(reader: &Reader, job: &Job, task: Task) -> Result<TaskStory, Refusal> {
+fn of_task(reader: &Reader, job: &Job, task: Task, storage_alarm: &str) -> Result<TaskStory, Refusal> {
     let attempts = reader.attempts(task.task)?;
     let letter = letter_of(reader, &task)?;
-    Ok(task::story(job, task, &attempts, letter))
+    let held = held::reason(&reader.controls(), storage_alarm, &job.job_type, &task);
+    Ok(task::story(job, task, &attempts, letter, held))
 }
 
 /// A letter is named by when its task died.
@@ -106,10 +125,13 @@ fn walk(reader: &Reader, id: JobId, mut each: impl FnMut(Task) -> bool) -> Resul
     Ok(())
 }
 
-/// Which resources' stories matter first; None: it is stored.
-fn rank(state: &TaskState) -> Option<u8> {
-    match state {
-        TaskState::Done { .. } => None,
+/// Which resources' stories matter first; None: it was stored, and there is nothing to tell about it.
+fn rank(task: &Task) -> Option<u8> {
+    match task.state {
+        TaskState::Done { .. } => {
+            let is_told = task.attempts > 1 || task.last_failure.is_some() || Way(&task.done_context).is_eventful();
+            is_told.then_some(5)
+        }
         TaskState::Dead { .. } => Some(0),
         TaskState::RetryWait { .. } => Some(1),
         TaskState::Leased { .. } => Some(2),
@@ -181,14 +203,20 @@ pub mod tests {
             last_failure: None,
             replay_of: String::new(),
             updated_at_ms: 50_000,
+            done_context: Default::default(),
         }
     }
 
     #[test]
     fn dead_resources_are_told_before_those_that_only_wait() {
-        let canceled = rank(&TaskState::Canceled);
-        assert!(rank(&TaskState::RetryWait { not_before_ms: 1 }) < rank(&TaskState::Ready));
-        assert!(rank(&TaskState::Ready) < canceled);
-        assert_eq!(rank(&TaskState::Done { object: Default::default() }), None);
+        let rank_of = |state| rank(&task(0, state));
+        assert!(rank_of(TaskState::RetryWait { not_before_ms: 1 }) < rank_of(TaskState::Ready));
+        assert!(rank_of(TaskState::Ready) < rank_of(TaskState::Canceled));
+        let done = || task(0, TaskState::Done { object: Default::default() });
+        assert_eq!(rank(&done()), None, "one download, one upload: nothing to tell");
+        let again = Task { attempts: 2, ..done() };
+        assert!(rank(&again) > rank_of(TaskState::Canceled));
+        let resumed = BTreeMap::from([("resumed_at".to_owned(), "7".to_owned())]);
+        assert_eq!(rank(&Task { done_context: resumed, ..done() }), rank(&again));
     }
 }

@@ -1,8 +1,8 @@
-//! Numbers, times and addresses as a person reads them, and what must never be shown taken out.
+//! Numbers and times as a person reads them, and tasks and failures without what must never be shown.
 //!
-//! Owns: wording of values, redaction. Must not know: whose life is told.
+//! Owns: wording of values. Must not know: whose life is told.
 
-use crate::model::{Failure, FailureCode, Header, Task, TaskSpec, TaskState};
+use crate::model::{Failure, Header, Task, TaskSpec, TaskState, clean_text, shown_url};
 
 /// RFC 3339 in UTC.
 pub fn when(at_ms: i64) -> String {
@@ -45,87 +45,18 @@ pub fn plural(count: u64, one: &str) -> String {
     if count == 1 { format!("1 {one}") } else { format!("{count} {one}s") }
 }
 
+/// The failure's own words, or what its code means where it has none.
+pub fn sentence(failure: &Failure) -> String {
+    let words = if failure.message.is_empty() { failure.code.meaning() } else { &failure.message };
+    if words.ends_with(['.', '!', '?']) { words.to_owned() } else { format!("{words}.") }
+}
+
 /// "DOWNLOAD_NOT_FOUND at example.org:443"
 pub fn code_at(failure: &Failure) -> String {
     match failure.host() {
         "" => failure.code.as_str().to_owned(),
         host => format!("{} at {host}", failure.code.as_str()),
     }
-}
-
-/// What an operator can do about a resource that was given up.
-pub fn advice(code: FailureCode) -> &'static str {
-    match code {
-        FailureCode::AuthRejected => "Submit it again with credentials the origin accepts.",
-        FailureCode::HandlerFailed => "Look at the job type's handler in the daemon's log, then replay it.",
-        FailureCode::DownloadBlockedAddress => {
-            "If the address is meant, add its network to worker.allow_networks and replay it."
-        }
-        FailureCode::DownloadBadUrl | FailureCode::DownloadRedirects => {
-            "Submit it again with a URL that can be fetched."
-        }
-        FailureCode::DownloadDns
-        | FailureCode::DownloadNoHost
-        | FailureCode::DownloadConnect
-        | FailureCode::DownloadTls
-        | FailureCode::DownloadTimeout
-        | FailureCode::DownloadInterrupted
-        | FailureCode::DownloadServerError
-        | FailureCode::DownloadThrottled
-        | FailureCode::DownloadHostDown
-        | FailureCode::DownloadUnexpectedStatus
-        | FailureCode::DownloadLengthMismatch => "Replay it when the origin is well again.",
-        FailureCode::DownloadEncoding | FailureCode::DownloadClientError => {
-            "Ask the origin's operator; replaying alone will not help."
-        }
-        FailureCode::DownloadTooLarge => "Submit it again with a larger max_bytes if the size is meant.",
-        FailureCode::DownloadChecksum => {
-            "Compare the manifest's checksum with what the origin serves, then submit it again."
-        }
-        FailureCode::DownloadNotFound => "Check the URL; replay it if the origin has the resource again.",
-        FailureCode::DownloadRobots => "Leave it, or ask the site; replaying alone will not help.",
-        FailureCode::DownloadNoProxy => "Configure a proxy pool that serves it, then replay it.",
-        FailureCode::UploadRejected => "Check bucket, key and permissions of the object store, then replay it.",
-        FailureCode::UploadFailed
-        | FailureCode::StorageUnavailable
-        | FailureCode::StorageDenied
-        | FailureCode::StorageFull => "Replay it when the object store takes objects again.",
-        FailureCode::SystemInterrupted | FailureCode::SystemLeaseExpired => {
-            "Replay it; if it dies again, look at the daemon's log."
-        }
-        FailureCode::SystemPanic | FailureCode::SystemPoison => {
-            "Keep the daemon's log and report it before replaying it."
-        }
-    }
-}
-
-/// Without user info, query and fragment: each of them may carry a secret.
-pub fn shown_url(text: &str) -> String {
-    let Ok(mut url) = url::Url::parse(text) else { return "(a URL that cannot be read)".into() };
-    let secret = url.query().is_some() || url.fragment().is_some();
-    url.set_query(None);
-    url.set_fragment(None);
-    // Fails only for URLs that cannot have user info.
-    let _ = url.set_username("");
-    let _ = url.set_password(None);
-    if secret { format!("{url}?…") } else { url.to_string() }
-}
-
-/// Each URL in a text as [`shown_url`] shows it.
-pub fn clean_text(text: &str) -> String {
-    let (mut out, mut rest) = (String::with_capacity(text.len()), text);
-    while let Some(at) = rest.find("http://").into_iter().chain(rest.find("https://")).min() {
-        let (before, from) = rest.split_at(at);
-        let end = from
-            .find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | ')' | '<' | '>' | '`'))
-            .unwrap_or(from.len());
-        let (url, behind) = from.split_at(end);
-        out.push_str(before);
-        out.push_str(&shown_url(url));
-        rest = behind;
-    }
-    out.push_str(rest);
-    out
 }
 
 pub fn clean_failure(failure: &Failure) -> Failure {
@@ -153,18 +84,6 @@ pub fn clean_task(task: Task) -> Task {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn no_secret_of_a_url_is_told() {
-        assert_eq!(shown_url("https://me:pw@a.example:8443/x/y?sig=s3cret#part"), "https://a.example:8443/x/y?…");
-        let text = "GET http://u:pw@h/p?t=s3cret: reset (see https://h2/?k=s3cret) and http://plain/x";
-        let clean = clean_text(text);
-        assert!(!clean.contains("s3cret") && !clean.contains("pw"), "{clean}");
-        assert!(
-            clean.contains("http://h/p") && clean.contains("(see https://h2/?…)") && clean.ends_with("http://plain/x")
-        );
-        assert_eq!(clean_text("é http://"), "é (a URL that cannot be read)");
-    }
 
     #[test]
     fn times_and_sizes_read_like_a_person_would_say_them() {

@@ -117,6 +117,7 @@ fn manifest_of(spec: &TaskSpec) -> Manifest {
         bucket: spec.bucket.clone(),
         key_prefix: spec.key_prefix.clone(),
         metadata: spec.object_metadata.clone(),
+        content_addressed: spec.content_addressed,
     };
     let resource = Resource {
         id: spec.resource_id.clone(),
@@ -128,6 +129,7 @@ fn manifest_of(spec: &TaskSpec) -> Manifest {
         max_bytes: spec.max_bytes,
         storage_hint: Some(hint),
         proxy_hint: spec.proxy_hint.clone(),
+        revalidate: spec.revalidate,
     };
     Manifest {
         metadata_json: "{}".to_owned(),

@@ -22,11 +22,12 @@ pub fn settle(tx: &mut Tx<'_>, settlement: Settlement) -> Result<Settled, Refusa
     tx.tally.tasks_leased = tx.tally.tasks_leased.saturating_sub(1);
     row.updated_at_ms = now_ms;
     match end {
-        End::Stored(object) => {
+        End::Stored { object, validators: _, context } => {
             job.completed += 1;
             job.bytes_stored += object.size_bytes;
             close(tx, &mut row, TaskRow::DONE, now_ms);
             row.object = Some(ObjectRow::from_object(object));
+            row.done_context = context;
             row.interrupted = 0;
             tx.put_task(task, &row);
         }

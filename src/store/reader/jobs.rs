@@ -184,6 +184,7 @@ fn task_of(task: TaskRef, spec: TaskSpec, row: Option<TaskRow>, job: &JobRow) ->
             last_failure: None,
             replay_of: String::new(),
             updated_at_ms: job.created_at_ms,
+            done_context: Default::default(),
         });
     };
     Ok(Task {
@@ -194,5 +195,6 @@ fn task_of(task: TaskRef, spec: TaskSpec, row: Option<TaskRow>, job: &JobRow) ->
         last_failure: row.failure.map(FailureRow::into_failure).transpose()?,
         replay_of: row.replay_of,
         updated_at_ms: row.updated_at_ms,
+        done_context: row.done_context,
     })
 }

@@ -60,6 +60,10 @@ pub struct TaskSpecRow {
     /// A resource came with a storage hint, even an empty one.
     #[prost(bool, tag = "13")]
     pub has_storage_hint: bool,
+    #[prost(bool, tag = "14")]
+    pub content_addressed: bool,
+    #[prost(bool, tag = "15")]
+    pub revalidate: bool,
 }
 
 impl TaskSpecRow {
@@ -78,6 +82,8 @@ impl TaskSpecRow {
             key_prefix: spec.key_prefix.clone(),
             object_metadata: spec.object_metadata.clone(),
             has_storage_hint: false,
+            content_addressed: spec.content_addressed,
+            revalidate: spec.revalidate,
         }
     }
 
@@ -100,15 +106,20 @@ impl TaskSpecRow {
             bucket: self.bucket,
             key_prefix: self.key_prefix,
             object_metadata: self.object_metadata,
-            content_addressed: false,
-            revalidate: false,
+            content_addressed: self.content_addressed,
+            revalidate: self.revalidate,
         })
     }
 
     fn into_resource(self) -> Result<Resource, Refusal> {
         let has_hint = self.has_storage_hint;
         let spec = self.into_spec()?;
-        let hint = StorageHint { bucket: spec.bucket, key_prefix: spec.key_prefix, metadata: spec.object_metadata };
+        let hint = StorageHint {
+            bucket: spec.bucket,
+            key_prefix: spec.key_prefix,
+            metadata: spec.object_metadata,
+            content_addressed: spec.content_addressed,
+        };
         Ok(Resource {
             id: spec.resource_id,
             url: spec.url,
@@ -119,6 +130,7 @@ impl TaskSpecRow {
             max_bytes: spec.max_bytes,
             storage_hint: has_hint.then_some(hint),
             proxy_hint: spec.proxy_hint,
+            revalidate: spec.revalidate,
         })
     }
 }
@@ -144,8 +156,8 @@ fn copy_of(resource: &Resource) -> TaskSpec {
         bucket: hint.bucket,
         key_prefix: hint.key_prefix,
         object_metadata: hint.metadata,
-        content_addressed: false,
-        revalidate: false,
+        content_addressed: hint.content_addressed,
+        revalidate: resource.revalidate,
     }
 }
 
@@ -191,13 +203,19 @@ mod tests {
     use super::*;
 
     fn manifest() -> Manifest {
-        let hint = StorageHint { bucket: None, key_prefix: Some("a/b".into()), metadata: BTreeMap::new() };
+        let hint = StorageHint {
+            bucket: None,
+            key_prefix: Some("a/b".into()),
+            metadata: BTreeMap::new(),
+            content_addressed: true,
+        };
         let resource = |id: &str, storage_hint| Resource {
             id: id.into(),
             url: format!("https://example.com/{id}"),
             headers: vec![Header { name: "x".into(), value: "y".into() }],
             checksum: Some([7; 32]),
             max_bytes: Some(9),
+            revalidate: id == "c",
             storage_hint,
             ..Resource::default()
         };

@@ -131,6 +131,9 @@ pub struct TaskRow {
     pub interrupted: u32,
     #[prost(message, optional, tag = "6")]
     pub object: Option<ObjectRow>,
+    /// Done: how the attempt went that stored it.
+    #[prost(btree_map = "string, string", tag = "15")]
+    pub done_context: Pairs,
     /// The latest failure.
     #[prost(message, optional, tag = "7")]
     pub failure: Option<FailureRow>,
