@@ -20,6 +20,28 @@ pub enum RetryClass {
     Parked,
 }
 
+/// What a failed attempt is charged to. Each budget is used up by its own kind of failure only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Budget {
+    Download,
+    Upload,
+    Throttled,
+    /// Nothing: the task did nothing wrong.
+    None,
+}
+
+impl FailureCode {
+    pub fn budget(self) -> Budget {
+        match self.class() {
+            RetryClass::Parked => Budget::None,
+            RetryClass::Throttled => Budget::Throttled,
+            RetryClass::Transient | RetryClass::Unlikely | RetryClass::Permanent => {
+                if self.as_str().starts_with("UPLOAD_") { Budget::Upload } else { Budget::Download }
+            }
+        }
+    }
+}
+
 macro_rules! failure_codes {
     ($($variant:ident = $text:literal, $class:ident, $meaning:literal;)*) => {
         /// Each way a task can fail.

@@ -13,7 +13,7 @@ mod refusal;
 mod select;
 mod task;
 
-pub use failure::{Failure, FailureCode, RetryClass};
+pub use failure::{Budget, Failure, FailureCode, RetryClass};
 pub use id::{DeadLetterId, JobId, JobType, TaskIndex, TaskRef, Tenant};
 pub use job::{Job, JobState, Priority, outcome_of};
 pub use log::{LogLevel, LogRecord, LogStream, NewLog};

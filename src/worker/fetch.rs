@@ -100,7 +100,11 @@ impl Worker {
             })?;
         }
         let permit = gate.enter(&target.host_port()).await.map_err(|down| {
-            let failed = Failed::new(FailureCode::DownloadHostDown, down.to_string());
+            let failed = if down.is_pause() {
+                Failed::new(FailureCode::DownloadThrottled, "the host asked for a pause")
+            } else {
+                Failed::new(FailureCode::DownloadHostDown, down.to_string())
+            };
             Failed { retry_after: Some(down.retry_after), ..failed }
         })?;
         let limit = Duration::from_millis(self.options.connect_timeout_ms.saturating_add(self.options.idle_timeout_ms));
