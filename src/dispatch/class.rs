@@ -18,7 +18,7 @@ use crate::store::{QueueKey, TenantKey};
 pub(super) struct Limits {
     pub tasks: usize,
     pub bytes: usize,
-    /// Candidates of one host, and of one job that limits its own attempts.
+    /// Candidates of one host.
     pub per_host: usize,
     /// Lane entries of rows put aside, of all classes: some 300 bytes each.
     pub aside: usize,
@@ -274,8 +274,8 @@ impl Class {
 
     /// Makes room for one candidate of the lane; what has to go for it is returned. None: it does not fit.
     pub fn room_for(&self, lane: &Lane, limits: &Limits, tenants: usize) -> Option<Option<(Order, Arc<Lane>)>> {
-        if let Some((job, _)) = lane.own
-            && self.held_of(job) >= limits.per_host
+        if let Some((job, parallel_max)) = lane.own
+            && self.held_of(job) >= job_share(parallel_max, limits)
         {
             return None;
         }
@@ -317,7 +317,7 @@ impl Class {
     }
 
     fn runs_low(&self, lane: &Lane, limits: &Limits) -> bool {
-        let is_low = lane.own.is_none_or(|(job, _)| self.held_of(job) <= limits.per_host / 2);
+        let is_low = lane.own.is_none_or(|(job, most)| self.held_of(job) <= job_share(most, limits) / 2);
         let site = self.sites.get(&lane.host).filter(|_| lane.host.is_some());
         is_low
             && site.is_none_or(|site| {
@@ -341,4 +341,11 @@ impl Class {
     fn lanes(&self) -> impl Iterator<Item = (&Arc<Lane>, &BTreeMap<Order, Candidate>)> {
         self.sites.values().flat_map(|site| site.tenants.values()).flat_map(|queue| queue.lanes.iter())
     }
+}
+
+/// What is held of a job that limits its own attempts: enough that none has to wait for a read, and so little that many such
+/// jobs at one host leave room for others.
+fn job_share(parallel_max: u32, limits: &Limits) -> usize {
+    let twice = usize::try_from(parallel_max).unwrap_or(usize::MAX).saturating_mul(2);
+    twice.max(limits.per_host / 64).min(limits.per_host).max(1)
 }

@@ -88,11 +88,16 @@ impl Cursors {
         chosen
     }
 
-    /// The tenant's rows were read up to `next_seq`; `is_end`: there were no more.
-    pub fn read(&mut self, tenant: TenantKey, next_seq: u64, is_end: bool) {
+    /// The tenant's rows above `from` were read up to `next_seq`; `is_end`: there were no more.
+    pub fn read(&mut self, tenant: TenantKey, from: u64, next_seq: u64, is_end: bool) {
+        let Some(after) = self.unread.get_mut(&tenant) else { return };
+        if *after < from {
+            // Rows before these became known meanwhile.
+            return;
+        }
         if is_end {
             self.unread.remove(&tenant);
-        } else if let Some(after) = self.unread.get_mut(&tenant) {
+        } else {
             *after = next_seq.max(*after);
         }
     }
@@ -119,7 +124,7 @@ mod tests {
         let mut order = Vec::new();
         for _ in 0..5 {
             let next = cursors.next(4, |_| true);
-            next.iter().for_each(|(tenant, after)| cursors.read(*tenant, after + 100, false));
+            next.iter().for_each(|(tenant, after)| cursors.read(*tenant, *after, after + 100, false));
             order.extend(next.into_iter().map(|(tenant, _)| tenant.0));
         }
         assert_eq!(order, (1..=10).chain(1..=10).collect::<Vec<_>>());
@@ -129,10 +134,19 @@ mod tests {
     fn what_was_read_is_not_read_again_when_more_comes() {
         let mut cursors = Cursors::default();
         cursors.note(TenantKey(7), 5);
-        cursors.read(TenantKey(7), 900, true);
+        cursors.read(TenantKey(7), 4, 900, true);
         assert_eq!(cursors.tenants(), 0, "nothing is kept of a tenant that is read whole");
         cursors.note(TenantKey(7), 901);
         assert_eq!(cursors.next(4, |_| true), [(TenantKey(7), 900)]);
+    }
+
+    #[test]
+    fn older_rows_that_are_found_during_a_read_are_not_lost() {
+        let mut cursors = Cursors::default();
+        cursors.note(TenantKey(7), 5);
+        cursors.found(found(7..8, None));
+        cursors.read(TenantKey(7), 4, 5, true);
+        assert_eq!(cursors.next(4, |_| true), [(TenantKey(7), 0)]);
     }
 
     #[test]
@@ -142,7 +156,7 @@ mod tests {
         cursors.found(found(0..3_000, Some(3_000)));
         assert_eq!(cursors.search(), None, "enough for now");
         (3_000..6_000).for_each(|tenant| cursors.note(TenantKey(tenant), 1));
-        (0..4_000).for_each(|tenant| cursors.read(TenantKey(tenant), 9, true));
+        (0..4_000).for_each(|tenant| cursors.read(TenantKey(tenant), 0, 9, true));
         assert_eq!(cursors.search(), Some(TenantKey(3_000)));
         cursors.found(found(3_000..3_500, None));
         assert_eq!(cursors.search(), Some(TenantKey(0)), "some were missed: once more from the start");

@@ -193,7 +193,7 @@ fn read_all(reader: &Reader, reads: &Reads) -> (Fetched, Option<Refusal>) {
         match reader.ready_after(read.priority, read.tenant, read.after, read.tasks) {
             Ok(mut page) => {
                 fetched.damaged.append(&mut page.damaged);
-                fetched.ready.push((read.priority, read.tenant, page));
+                fetched.ready.push((*read, page));
             }
             Err(refusal) => trouble = Some(refusal),
         }

@@ -133,11 +133,7 @@ impl Queue {
                 entries.push(ReadyEntry { key: QueueKey::Ready { priority, tenant, seq }, plan, tasks });
                 next_seq = seq;
             }
-            fetched.ready.push((
-                read.priority,
-                read.tenant,
-                ReadyPage { entries, next_seq, end, ..ReadyPage::default() },
-            ));
+            fetched.ready.push((*read, ReadyPage { entries, next_seq, end, ..ReadyPage::default() }));
         }
         for (priority, key) in &reads.again {
             fetched.again.push((*priority, *key, self.row(*key)));

@@ -142,8 +142,11 @@ impl World {
         if self.leasing.is_some() {
             return;
         }
+        let is_shut = |host: &&str| self.hosts.is_shut(&format!("{host}:80"), self.now);
+        let shut: BTreeSet<String> =
+            HOSTS.iter().filter(|host| is_shut(host)).map(|host| format!("{host}:80")).collect();
         let Some(taken) = self.planner.choose(&mut self.hosts, self.now) else { return };
-        self.check_picks(&taken);
+        self.check_picks(&taken, &shut);
         let picks: Vec<_> = taken.picks.iter().map(|pick| (pick.task, pick.from)).collect();
         let had = (!refused).then(|| self.queue.lease(&picks, &taken.spent));
         self.leasing = Some((taken, had));
@@ -227,13 +230,13 @@ impl World {
         }
     }
 
-    fn check_picks(&self, taken: &Taken) {
+    fn check_picks(&self, taken: &Taken, shut: &BTreeSet<String>) {
         for pick in &taken.picks {
             assert!(!self.controls.paused, "picked while everything is paused");
             assert!(!self.controls.paused_job_types.contains(&pick.lane.job_type), "picked a paused type");
             if let Some(host) = &pick.lane.host {
                 assert!(!self.controls.paused_hosts.contains(&**host), "picked a paused host");
-                assert!(!self.hosts.is_shut(host, self.now), "picked a host that asked for a pause or is dead");
+                assert!(!shut.contains(&**host), "picked a host that asked for a pause or is dead");
             }
             assert!(self.running.iter().all(|(a, _)| a.lease.task != pick.task), "picked a running task");
         }
@@ -348,6 +351,9 @@ impl World {
                 self.leasing = None;
                 self.settling.clear();
                 self.stolen.clear();
+                // A rate's past is not kept over a restart.
+                self.check_rate();
+                self.sent.clear();
                 self.queue.void(self.now);
                 self.planner = Planner::new(&self.options, self.controls.clone());
                 self.hosts = HostTable::new(Rules::new(&self.options));

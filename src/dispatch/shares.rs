@@ -129,9 +129,4 @@ impl Shares {
     pub fn count(&self) -> usize {
         self.tenants.len()
     }
-
-    #[cfg(test)]
-    pub fn is_empty(&self) -> bool {
-        self.tenants.is_empty() && self.ring.is_empty() && self.sizes.is_empty()
-    }
 }

@@ -65,7 +65,7 @@ impl Reads {
 #[derive(Debug, Default)]
 pub(super) struct Fetched {
     pub tenants: Vec<(Priority, ReadyTenants)>,
-    pub ready: Vec<(Priority, TenantKey, ReadyPage)>,
+    pub ready: Vec<(ReadyRead, ReadyPage)>,
     /// What could not be read and was passed over.
     pub damaged: Vec<Refusal>,
     /// None: the row is gone.
@@ -228,12 +228,12 @@ impl Window {
         for (priority, found) in fetched.tenants {
             self.cursors(priority).found(found);
         }
-        for (priority, tenant, page) in fetched.ready {
+        for (read, page) in fetched.ready {
             for entry in page.entries {
                 self.admit(&Row { key: entry.key, plan: entry.plan, tasks: entry.tasks }, gates);
             }
             self.spent.extend(page.gone);
-            self.cursors(priority).read(tenant, page.next_seq, page.end);
+            self.cursors(read.priority).read(read.tenant, read.after, page.next_seq, page.end);
         }
     }
 
