@@ -4,7 +4,8 @@
 
 use std::time::Duration;
 
-use crate::model::RetryClass;
+use crate::model::{Budget, FailureCode, RetryClass};
+use crate::store::Tried;
 
 /// No origin can make a task wait longer than this.
 const RETRY_AFTER_MAX_MS: i64 = 24 * 60 * 60 * 1_000;
@@ -13,6 +14,7 @@ const RETRY_AFTER_MAX_MS: i64 = 24 * 60 * 60 * 1_000;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Policy {
     pub attempts_max: u32,
+    pub upload_attempts_max: u32,
     pub unlikely_attempts_max: u32,
     pub throttled_attempts_max: u32,
     pub min_ms: i64,
@@ -31,23 +33,29 @@ pub(super) enum Verdict {
 }
 
 impl Policy {
-    /// `attempt` counts from 1 and is the one that just failed; `unit` is uniform in `0.0..1.0`.
+    /// `tried` is what had failed before this failure; each budget counts its own kind. `unit` is uniform in `0.0..1.0`.
     pub fn verdict(
         &self,
-        class: RetryClass,
-        attempt: u32,
+        code: FailureCode,
+        tried: Tried,
         retry_after: Option<Duration>,
         now_ms: i64,
         unit: f64,
     ) -> Verdict {
-        let budget = match class {
-            RetryClass::Transient => self.attempts_max,
+        let unlikely_max = match code.class() {
+            RetryClass::Transient | RetryClass::Throttled => u32::MAX,
             RetryClass::Unlikely => self.unlikely_attempts_max,
-            RetryClass::Throttled => self.throttled_attempts_max,
             RetryClass::Permanent => return Verdict::Dead,
             RetryClass::Parked => return Verdict::Park,
         };
-        if attempt >= budget {
+        let (before, budget) = match code.budget() {
+            Budget::Download => (tried.downloads, self.attempts_max),
+            Budget::Upload => (tried.uploads, self.upload_attempts_max),
+            Budget::Throttled => (tried.throttled, self.throttled_attempts_max),
+            Budget::None => return Verdict::Park,
+        };
+        let attempt = before.saturating_add(1);
+        if attempt >= budget.min(unlikely_max) {
             return Verdict::Dead;
         }
         let own = self.wait_ms(attempt, unit);
@@ -79,49 +87,69 @@ mod tests {
 
     const POLICY: Policy = Policy {
         attempts_max: 5,
+        upload_attempts_max: 8,
         unlikely_attempts_max: 2,
         throttled_attempts_max: 20,
         min_ms: 1_000,
         max_ms: 300_000,
     };
 
+    /// After so many failures of each kind.
+    fn after(downloads: u32, uploads: u32, throttled: u32) -> Tried {
+        Tried { downloads, uploads, throttled }
+    }
+
+    fn is_tried_again(code: FailureCode, tried: Tried) -> bool {
+        matches!(POLICY.verdict(code, tried, None, 0, 0.5), Verdict::Retry { .. })
+    }
+
     #[test]
     fn a_missing_page_is_not_asked_for_twice() {
-        assert_eq!(POLICY.verdict(RetryClass::Permanent, 1, None, 0, 0.5), Verdict::Dead);
+        assert_eq!(POLICY.verdict(FailureCode::DownloadNotFound, after(0, 0, 0), None, 0, 0.5), Verdict::Dead);
     }
 
     #[test]
     fn a_flaky_origin_gets_all_its_attempts_and_no_more() {
-        for attempt in 1..5 {
-            assert!(matches!(POLICY.verdict(RetryClass::Transient, attempt, None, 0, 0.5), Verdict::Retry { .. }));
-        }
-        assert_eq!(POLICY.verdict(RetryClass::Transient, 5, None, 0, 0.5), Verdict::Dead);
-        assert_eq!(POLICY.verdict(RetryClass::Unlikely, 2, None, 0, 0.5), Verdict::Dead);
+        assert!((0..4).all(|before| is_tried_again(FailureCode::DownloadServerError, after(before, 0, 0))));
+        assert!(!is_tried_again(FailureCode::DownloadServerError, after(4, 0, 0)));
+        assert!(is_tried_again(FailureCode::DownloadTls, after(0, 0, 0)));
+        assert!(!is_tried_again(FailureCode::DownloadTls, after(1, 0, 0)));
+    }
+
+    #[test]
+    fn being_throttled_or_a_flaky_store_uses_up_no_download() {
+        assert!(is_tried_again(FailureCode::DownloadTimeout, after(3, 7, 19)));
+        assert!(is_tried_again(FailureCode::UploadFailed, after(4, 6, 19)));
+        assert!(!is_tried_again(FailureCode::UploadFailed, after(0, 7, 0)));
+        assert!(is_tried_again(FailureCode::DownloadThrottled, after(4, 7, 18)));
+        assert!(!is_tried_again(FailureCode::DownloadThrottled, after(0, 0, 19)));
     }
 
     #[test]
     fn a_full_disk_never_uses_up_attempts() {
-        assert_eq!(POLICY.verdict(RetryClass::Parked, 1_000, None, 0, 0.5), Verdict::Park);
+        for code in FailureCode::ALL.iter().filter(|code| code.as_str().starts_with("STORAGE_")) {
+            assert_eq!(POLICY.verdict(*code, after(999, 999, 999), None, 0, 0.5), Verdict::Park);
+            assert_eq!(code.budget(), Budget::None);
+        }
     }
 
     #[test]
     fn an_origin_cannot_put_a_task_to_sleep_for_a_year() {
         let year = Some(Duration::from_secs(365 * 86_400));
-        let Verdict::Retry { not_before_ms } = POLICY.verdict(RetryClass::Throttled, 1, year, 0, 1.0) else {
-            panic!("a throttled task is retried")
-        };
+        let verdict = POLICY.verdict(FailureCode::DownloadThrottled, after(0, 0, 0), year, 0, 1.0);
+        let Verdict::Retry { not_before_ms } = verdict else { panic!("a throttled task is retried") };
         assert!(not_before_ms <= RETRY_AFTER_MAX_MS + POLICY.max_ms, "{not_before_ms}");
     }
 
     proptest! {
         #[test]
         fn a_wait_is_never_shorter_than_asked_nor_longer_than_the_cap(
-            attempt in 1u32..5, after in 0u64..100_000, unit in 0.0f64..1.0, now in 0i64..1_000_000_000_000,
+            before in 0u32..4, wait in 0u64..100_000, unit in 0.0f64..1.0, now in 0i64..1_000_000_000_000,
         ) {
-            let asked = Duration::from_millis(after);
-            let verdict = POLICY.verdict(RetryClass::Throttled, attempt, Some(asked), now, unit);
+            let asked = Duration::from_millis(wait);
+            let verdict = POLICY.verdict(FailureCode::DownloadThrottled, after(0, 0, before), Some(asked), now, unit);
             let Verdict::Retry { not_before_ms } = verdict else { panic!("{verdict:?}") };
-            let asked_ms = i64::try_from(after).unwrap();
+            let asked_ms = i64::try_from(wait).unwrap();
             prop_assert!(not_before_ms - now >= asked_ms.max(POLICY.min_ms));
             prop_assert!(not_before_ms - now <= asked_ms + POLICY.max_ms);
         }

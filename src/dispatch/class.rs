@@ -1,13 +1,17 @@
-//! One priority class of the window: its candidates by lane, its place in the ready index, what it put aside.
+//! One priority class of the window: its candidates by host and tenant, whose turn it is, what it put aside.
 //!
-//! Pure. Must not know: other classes, running attempts.
+//! Two levels of fairness. Tenants take turns in bringing a host: of those it waits at, the one it was at least recently. At that
+//! host, the tenants that wait there take turns, whoever brought it: so each has the same part of the host, and none can keep
+//! another from its own hosts. Hosts that are found shut leave the order until they are said to be open again, so a pick does
+//! not look at them. Pure. Must not know: other classes, running attempts.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::lane::{Aside, Candidate, Gates, Lane, Order};
-use crate::model::Priority;
-use crate::store::QueueKey;
+use super::lane::{Aside, Candidate, Gates, Lane, Order, Site};
+use super::shares::Shares;
+use crate::model::{JobId, Priority};
+use crate::store::{QueueKey, TenantKey};
 
 /// Bounds of one class.
 #[derive(Debug, Clone, Copy)]
@@ -23,90 +27,215 @@ pub(super) struct Limits {
 #[derive(Debug)]
 pub(super) struct Class {
     pub priority: Priority,
-    lanes: HashMap<Arc<Lane>, BTreeMap<Order, Candidate>>,
-    /// First candidate of each lane: what a pick looks at.
-    heads: BTreeSet<(Order, Arc<Lane>)>,
-    /// Candidates held per host, over all lanes.
-    hosts: HashMap<Arc<str>, usize>,
+    sites: HashMap<Site, SiteQueue>,
+    pub shares: Shares,
+    /// Candidates of jobs that limit their own attempts, and where.
+    limited: HashMap<JobId, BTreeMap<Site, usize>>,
     held: usize,
     bytes: usize,
     pub aside: Aside,
-    /// The ready index was read up to this sequence.
-    pub after: u64,
-    /// Nothing stood behind `after` when it was read last.
-    pub at_end: bool,
     /// Picks that went to a higher class while this one held something.
     pub passed: u32,
+}
+
+/// Who waits at a host.
+#[derive(Debug, Default)]
+struct SiteQueue {
+    held: usize,
+    /// Of the last start.
+    turn: u64,
+    tenants: BTreeMap<TenantKey, TenantQueue>,
+}
+
+#[derive(Debug, Default)]
+struct TenantQueue {
+    held: usize,
+    /// Of its next start here: the lowest goes first.
+    turn: u64,
+    lanes: HashMap<Arc<Lane>, BTreeMap<Order, Candidate>>,
+    /// First candidate of each lane.
+    heads: BTreeSet<(Order, Arc<Lane>)>,
+}
+
+impl TenantQueue {
+    fn first(&self, is_open: impl Fn(&Lane) -> bool) -> Option<&(Order, Arc<Lane>)> {
+        self.heads.iter().find(|(_, lane)| is_open(lane))
+    }
+
+    fn newest(&self) -> Option<(Order, Arc<Lane>)> {
+        let last =
+            |(lane, held): (&Arc<Lane>, &BTreeMap<Order, Candidate>)| Some((*held.last_key_value()?.0, lane.clone()));
+        self.lanes.iter().filter_map(last).max()
+    }
+}
+
+/// What a look for the next pick found.
+pub(super) enum Found {
+    /// This candidate, and the tenant that brought the host.
+    Pick(Order, Arc<Lane>, TenantKey),
+    /// This host is not open: it is out of the order until it is said to be.
+    Shut(Arc<str>),
+    Nothing,
 }
 
 impl Class {
     pub fn new(priority: Priority) -> Self {
         Self {
             priority,
-            lanes: HashMap::new(),
-            heads: BTreeSet::new(),
-            hosts: HashMap::new(),
+            sites: HashMap::new(),
+            shares: Shares::default(),
+            limited: HashMap::new(),
             held: 0,
             bytes: 0,
             aside: Aside::default(),
-            after: 0,
-            at_end: false,
             passed: 0,
         }
     }
 
     pub fn insert(&mut self, candidate: Candidate) {
         let order = Order::of(candidate.task);
-        let lane_key = candidate.lane.clone();
+        let key = candidate.lane.clone();
         self.held += 1;
         self.bytes += candidate.bytes;
-        if let Some(host) = &lane_key.host {
-            *self.hosts.entry(host.clone()).or_default() += 1;
+        if let Some((job, _)) = key.own {
+            *self.limited.entry(job).or_default().entry(key.host.clone()).or_default() += 1;
         }
-        let lane = self.lanes.entry(lane_key.clone()).or_default();
+        let site = self.sites.entry(key.host.clone()).or_default();
+        site.held += 1;
+        let joins = site.turn + 1;
+        let queue = site.tenants.entry(key.tenant).or_insert_with(|| TenantQueue { turn: joins, ..Default::default() });
+        queue.held += 1;
+        let lane = queue.lanes.entry(key.clone()).or_default();
         let first = lane.first_key_value().map(|(first, _)| *first);
         lane.insert(order, candidate);
         if first.is_none_or(|first| order < first) {
             if let Some(first) = first {
-                self.heads.remove(&(first, lane_key.clone()));
+                queue.heads.remove(&(first, key.clone()));
             }
-            self.heads.insert((order, lane_key));
+            queue.heads.insert((order, key.clone()));
         }
+        self.shares.add(key.tenant, order, &key);
     }
 
-    pub fn remove(&mut self, lane_key: &Arc<Lane>, order: Order) -> Option<Candidate> {
-        let lane = self.lanes.get_mut(lane_key)?;
+    pub fn remove(&mut self, key: &Arc<Lane>, order: Order) -> Option<Candidate> {
+        let site = self.sites.get_mut(&key.host)?;
+        let queue = site.tenants.get_mut(&key.tenant)?;
+        let lane = queue.lanes.get_mut(key)?;
         let candidate = lane.remove(&order)?;
         let next = lane.first_key_value().map(|(next, _)| *next);
         if next.is_none() {
-            self.lanes.remove(lane_key);
+            queue.lanes.remove(key);
         }
-        if self.heads.remove(&(order, lane_key.clone()))
+        if queue.heads.remove(&(order, key.clone()))
             && let Some(next) = next
         {
-            self.heads.insert((next, lane_key.clone()));
+            queue.heads.insert((next, key.clone()));
         }
         self.held -= 1;
         self.bytes -= candidate.bytes;
-        if let Some(host) = &lane_key.host
-            && let Some(held) = self.hosts.get_mut(host)
+        site.held -= 1;
+        queue.held -= 1;
+        let is_last_here = queue.held == 0;
+        if is_last_here {
+            site.tenants.remove(&key.tenant);
+        }
+        if site.held == 0 {
+            self.sites.remove(&key.host);
+        }
+        self.shares.remove(key.tenant, order, is_last_here.then_some(&key.host));
+        if let Some((job, _)) = key.own
+            && let Some(sites) = self.limited.get_mut(&job)
         {
-            *held -= 1;
-            if *held == 0 {
-                self.hosts.remove(host);
+            if let Some(held) = sites.get_mut(&key.host) {
+                *held -= 1;
+                if *held == 0 {
+                    sites.remove(&key.host);
+                }
+            }
+            if sites.is_empty() {
+                self.limited.remove(&job);
             }
         }
         Some(candidate)
     }
 
-    /// The candidate that may start before all others of the class.
-    pub fn first_open(&self, gates: &Gates<'_>) -> Option<(Order, Arc<Lane>)> {
-        self.heads.iter().find(|(_, lane)| gates.is_open(lane)).cloned()
+    /// A start: like [`Self::remove`], and turns move on.
+    pub fn start(&mut self, key: &Arc<Lane>, order: Order, brought_by: TenantKey) -> Option<Candidate> {
+        if let Some(site) = self.sites.get_mut(&key.host)
+            && let Some(queue) = site.tenants.get_mut(&key.tenant)
+        {
+            site.turn = queue.turn;
+            queue.turn += 1;
+        }
+        self.shares.started(brought_by, &key.host);
+        self.remove(key, order)
+    }
+
+    /// One step towards the candidate that starts next. `may_run`: the lane's job may have one more attempt.
+    /// `only_store`: no host may be asked now.
+    pub fn look(&mut self, gates: &Gates<'_>, only_store: bool, may_run: impl Fn(&Lane) -> bool) -> Found {
+        let is_open = |lane: &Lane| gates.is_on(lane) && may_run(lane);
+        if only_store {
+            return match self.first_at(&None, is_open) {
+                Some((order, lane)) => {
+                    let tenant = lane.tenant;
+                    Found::Pick(order, lane, tenant)
+                }
+                None => Found::Nothing,
+            };
+        }
+        while let Some((tenant, site)) = self.shares.next() {
+            if let Some(host) = site.as_ref().filter(|host| !gates.is_host_open(host)).cloned() {
+                self.shares.shut(tenant, &site);
+                return Found::Shut(host);
+            }
+            let own = self.sites.get(&site).and_then(|queue| queue.tenants.get(&tenant)?.first(is_open));
+            if own.is_none() {
+                // Held back by a switch or its job's limit: not its turn until that changes.
+                self.shares.shut(tenant, &site);
+                continue;
+            }
+            if let Some((order, lane)) = self.first_at(&site, is_open) {
+                return Found::Pick(order, lane, tenant);
+            }
+        }
+        Found::Nothing
+    }
+
+    fn first_at(&self, site: &Site, is_open: impl Fn(&Lane) -> bool) -> Option<(Order, Arc<Lane>)> {
+        let waiting = self.sites.get(site)?.tenants.values();
+        let firsts = waiting.filter_map(|queue| Some((queue.turn, queue.first(&is_open)?)));
+        firsts.min().map(|(_, first)| first.clone())
+    }
+
+    /// The host may be open again.
+    pub fn reopen(&mut self, site: &Site) {
+        if let Some(queue) = self.sites.get(site) {
+            for tenant in queue.tenants.keys() {
+                self.shares.open(*tenant, site);
+            }
+        }
+    }
+
+    /// An attempt of the job has ended.
+    pub fn reopen_job(&mut self, job: JobId) {
+        let sites: Vec<Site> = self.limited.get(&job).map(|sites| sites.keys().cloned().collect()).unwrap_or_default();
+        for site in sites {
+            self.reopen(&site);
+        }
+    }
+
+    pub fn reopen_all(&mut self) {
+        let sites: Vec<Site> = self.sites.keys().cloned().collect();
+        for site in sites {
+            self.reopen(&site);
+        }
     }
 
     /// Where the queue has a held candidate.
     pub fn peek(&self, lane: &Arc<Lane>, order: Order) -> Option<QueueKey> {
-        Some(self.lanes.get(lane)?.get(&order)?.from)
+        let queue = self.sites.get(&lane.host)?.tenants.get(&lane.tenant)?;
+        Some(queue.lanes.get(lane)?.get(&order)?.from)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -117,8 +246,7 @@ impl Class {
         self.held
     }
 
-    /// One more candidate fits.
-    pub fn has_room(&self, limits: &Limits) -> bool {
+    fn has_room(&self, limits: &Limits) -> bool {
         self.held < limits.tasks && (self.bytes < limits.bytes || self.held == 0)
     }
 
@@ -127,29 +255,97 @@ impl Class {
         self.held < limits.tasks - limits.tasks / 4 && (self.bytes < limits.bytes - limits.bytes / 4 || self.held == 0)
     }
 
-    /// The host of the lane may hold one more: no host may fill the class and keep others out.
-    pub fn fits(&self, lane: &Lane, limits: &Limits) -> bool {
-        self.kept(lane) < limits.per_host
+    /// What each tenant may hold while others want room.
+    fn share(&self, limits: &Limits, tenants: usize) -> usize {
+        (limits.tasks / tenants.max(1)).max(1)
+    }
+
+    /// Somebody could make room for somebody else.
+    pub fn is_uneven(&self) -> bool {
+        self.shares.most() > 1
+    }
+
+    /// Reading for the tenant has a use: there is room, or somebody holds more than a share and this one much less.
+    pub fn wants_more_of(&self, tenant: TenantKey, limits: &Limits, tenants: usize) -> bool {
+        let share = self.share(limits, tenants);
+        let (held, most) = (self.shares.held(tenant), self.shares.most());
+        self.wants_more(limits) || (held <= share / 2 && most > share) || (held == 0 && most > 1)
+    }
+
+    /// Makes room for one candidate of the lane; what has to go for it is returned. None: it does not fit.
+    pub fn room_for(&self, lane: &Lane, limits: &Limits, tenants: usize) -> Option<Option<(Order, Arc<Lane>)>> {
+        if let Some((job, parallel_max)) = lane.own
+            && self.held_of(job) >= job_share(parallel_max, limits)
+        {
+            return None;
+        }
+        let here = self.sites.get(&lane.host).filter(|_| lane.host.is_some());
+        if let Some(site) = here
+            && site.held >= limits.per_host
+        {
+            let share = self.host_share(site, lane.tenant, limits);
+            let most = site.tenants.values().max_by_key(|queue| queue.held)?;
+            let mine = site.tenants.get(&lane.tenant).map_or(0, |queue| queue.held);
+            let may_push = (mine < share && most.held > share) || (mine == 0 && most.held > 1);
+            return may_push.then(|| most.newest());
+        }
+        if self.has_room(limits) {
+            return Some(None);
+        }
+        let share = self.share(limits, tenants);
+        let (held, most) = (self.shares.held(lane.tenant), self.shares.most());
+        ((held < share && most > share) || (held == 0 && most > 1)).then(|| self.shares.newest_of_most())
+    }
+
+    fn host_share(&self, site: &SiteQueue, tenant: TenantKey, limits: &Limits) -> usize {
+        let waiting = site.tenants.len() + usize::from(!site.tenants.contains_key(&tenant));
+        (limits.per_host / waiting.max(1)).max(1)
+    }
+
+    fn held_of(&self, job: JobId) -> usize {
+        self.limited.get(&job).map_or(0, |sites| sites.values().sum())
     }
 
     /// Rows set aside that should come back now: of lanes that are not shut and run low.
-    pub fn returning(&self, rows: usize, limits: &Limits, gates: &Gates<'_>) -> Vec<QueueKey> {
-        self.aside.oldest(rows, |lane| !gates.is_shut(lane) && self.kept(lane) <= limits.per_host / 2)
+    pub fn returning(&self, rows: usize, limits: &Limits, tenants: usize, gates: &Gates<'_>) -> Vec<QueueKey> {
+        self.aside.oldest(rows, |lane| {
+            !gates.is_shut(lane)
+                && self.runs_low(lane, limits)
+                && self.wants_more_of(lane.tenant, limits, tenants)
+                && self.room_for(lane, limits, tenants).is_some()
+        })
+    }
+
+    fn runs_low(&self, lane: &Lane, limits: &Limits) -> bool {
+        let is_low = lane.own.is_none_or(|(job, most)| self.held_of(job) <= job_share(most, limits) / 2);
+        let site = self.sites.get(&lane.host).filter(|_| lane.host.is_some());
+        is_low
+            && site.is_none_or(|site| {
+                let held = site.tenants.get(&lane.tenant).map_or(0, |queue| queue.held);
+                held <= self.host_share(site, lane.tenant, limits) / 2
+            })
     }
 
     /// Candidates of lanes that are shut: they take the room of others.
     pub fn shut(&self, gates: &Gates<'_>) -> Vec<(Arc<Lane>, Order)> {
-        let shut = self.lanes.iter().filter(|(lane, _)| gates.is_shut(lane));
+        let shut = self.lanes().filter(|(lane, _)| gates.is_shut(lane));
         shut.flat_map(|(lane, held)| held.keys().map(move |order| (lane.clone(), *order))).collect()
     }
 
-    /// Since when the oldest candidate waits that no switch or pause holds.
+    /// Since when the oldest candidate waits that no switch, pause or breaker holds.
     pub fn oldest_ms(&self, gates: &Gates<'_>) -> Option<i64> {
-        let heads = self.heads.iter().filter(|(_, lane)| !gates.is_shut(lane));
-        heads.filter_map(|(order, lane)| Some(self.lanes.get(lane)?.get(order)?.since_ms)).min()
+        let open = self.lanes().filter(|(lane, _)| !gates.is_shut(lane));
+        open.filter_map(|(_, held)| held.first_key_value().map(|(_, first)| first.since_ms)).min()
     }
 
-    fn kept(&self, lane: &Lane) -> usize {
-        lane.host.as_ref().and_then(|host| self.hosts.get(host)).copied().unwrap_or(0)
+    fn lanes(&self) -> impl Iterator<Item = (&Arc<Lane>, &BTreeMap<Order, Candidate>)> {
+        self.sites.values().flat_map(|site| site.tenants.values()).flat_map(|queue| queue.lanes.iter())
     }
+}
+
+/// What is held of a job that limits its own attempts: enough that none has to wait for a read, and so little that many such
+/// jobs at one host leave room for others.
+fn job_share(parallel_max: u32, limits: &Limits) -> usize {
+    let twice = usize::try_from(parallel_max).unwrap_or(usize::MAX).saturating_mul(2);
+    twice.max(limits.per_host / 64).min(limits.per_host).max(1)
 }

@@ -18,9 +18,9 @@ use super::off_thread;
 use super::window::{DuePage, DueRead, Fetched, Reads};
 use crate::clock::Clock;
 use crate::handler;
-use crate::model::{Controls, JobId, Manifest, Refusal, TaskIndex, TaskRef};
+use crate::model::{Controls, JobId, Manifest, Refusal, RefusalCode, TaskIndex, TaskRef};
 use crate::objects::Place;
-use crate::store::{DueCursor, Lease, LeaseWant, Plan, QueueKey, Reader, Settled, Settlement, Store};
+use crate::store::{DueCursor, Lease, LeaseWant, Plan, QueueKey, Reader, ReadyNews, Settled, Settlement, Store};
 use crate::worker::{Assignment, Outcome, Worker};
 
 /// An attempt that has its lease.
@@ -54,6 +54,8 @@ pub(super) trait Effects: Send + Sync + 'static {
     fn controls(&self) -> Controls;
     /// Ticks when there may be new rows.
     fn work(&self) -> watch::Receiver<u64>;
+    /// Tenants that were given ready rows since the last call.
+    fn ready_news(&self) -> ReadyNews;
     fn depths(&self) -> Depths;
     /// The job turned terminal: its finalize hook is owed.
     fn job_ended(&self, job: JobId);
@@ -135,6 +137,10 @@ impl Effects for Live {
         self.reader.queue_watch()
     }
 
+    fn ready_news(&self) -> ReadyNews {
+        self.store.take_ready_news()
+    }
+
     fn depths(&self) -> Depths {
         let counters = self.reader.counters();
         Depths {
@@ -167,13 +173,28 @@ impl Live {
     }
 }
 
+/// Tenants found in one search of the ready index.
+const TENANTS_PAGE: usize = 512;
+
 /// Each source by itself: one that is damaged does not hide the others.
 fn read_all(reader: &Reader, reads: &Reads) -> (Fetched, Option<Refusal>) {
     let mut fetched = Fetched::default();
     let mut trouble = None;
+    for (priority, from) in &reads.tenants {
+        match reader.ready_tenants(*priority, *from, TENANTS_PAGE) {
+            Ok(mut found) => {
+                fetched.damaged.append(&mut found.damaged);
+                fetched.tenants.push((*priority, found));
+            }
+            Err(refusal) => trouble = Some(refusal),
+        }
+    }
     for read in &reads.ready {
-        match reader.ready_after(read.priority, read.after, read.tasks) {
-            Ok(page) => fetched.ready.push((read.priority, page)),
+        match reader.ready_after(read.priority, read.tenant, read.after, read.tasks) {
+            Ok(mut page) => {
+                fetched.damaged.append(&mut page.damaged);
+                fetched.ready.push((*read, page));
+            }
             Err(refusal) => trouble = Some(refusal),
         }
     }
@@ -186,7 +207,7 @@ fn read_all(reader: &Reader, reads: &Reads) -> (Fetched, Option<Refusal>) {
         fetched.again.push((*priority, *key, row));
     }
     if let Some(read) = reads.due {
-        match read_due(reader, read) {
+        match read_due(reader, read, &mut fetched.damaged) {
             Ok(page) => fetched.due = Some(page),
             Err(refusal) => trouble = Some(refusal),
         }
@@ -196,8 +217,8 @@ fn read_all(reader: &Reader, reads: &Reads) -> (Fetched, Option<Refusal>) {
 
 fn read_row(reader: &Reader, key: QueueKey) -> Result<Option<Row>, Refusal> {
     match key {
-        QueueKey::Ready { priority, seq } => {
-            let page = reader.ready_after(priority, seq.saturating_sub(1), 1)?;
+        QueueKey::Ready { priority, tenant, seq } => {
+            let page = reader.ready_after(priority, tenant, seq.saturating_sub(1), 1)?;
             let entry = page.entries.into_iter().find(|entry| entry.key == key);
             Ok(entry.map(|entry| Row { key, plan: entry.plan, tasks: entry.tasks }))
         }
@@ -205,7 +226,7 @@ fn read_row(reader: &Reader, key: QueueKey) -> Result<Option<Row>, Refusal> {
     }
 }
 
-fn read_due(reader: &Reader, read: DueRead) -> Result<DuePage, Refusal> {
+fn read_due(reader: &Reader, read: DueRead, damaged: &mut Vec<Refusal>) -> Result<DuePage, Refusal> {
     let entries = reader.due_after(read.from, read.until_ms, read.rows)?;
     let next = entries.last().map_or(read.from, |entry| DueCursor { at_ms: entry.at_ms, task: Some(entry.task) });
     let end = if entries.len() < read.rows {
@@ -220,7 +241,16 @@ fn read_due(reader: &Reader, read: DueRead) -> Result<DuePage, Refusal> {
         let job = entry.task.job;
         let plan = match plans.get(&job) {
             Some(plan) => plan.clone(),
-            None => plans.entry(job).or_insert(reader.plan(job)?).clone(),
+            None => {
+                let plan = match reader.plan(job) {
+                    Err(refusal) if refusal.code == RefusalCode::DataLoss => {
+                        damaged.push(refusal);
+                        None
+                    }
+                    plan => plan?,
+                };
+                plans.entry(job).or_insert(plan).clone()
+            }
         };
         if let Some(plan) = plan {
             let key = QueueKey::Due { at_ms: entry.at_ms, task: entry.task };

@@ -3,7 +3,7 @@
 //! A lease call, a settle call and all attempts run beside each other; the loop waits for whichever ends first. It never waits
 //! for a commit or an attempt alone. Must not know: what is decided (`plan`), how effects are done (`effects`).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,6 +23,7 @@ use super::handle::Board;
 use super::inbox::Inbox;
 use super::lane::Candidate;
 use super::leases::Leases;
+use super::limits::Rules;
 use super::plan::Planner;
 use super::settle::{Attempted, panicked, tell};
 use super::window::Taken;
@@ -41,6 +42,8 @@ const READS_PER_TURN: usize = 4;
 const SETTLE_MAX: usize = 512;
 /// After a read failed.
 const READ_PAUSE_MS: i64 = 1_000;
+/// Damaged things told apart in the log.
+const UNREADABLE_MAX: usize = 10_000;
 /// What stopped attempts may take to notice.
 const STOPPED_GRACE: Duration = Duration::from_secs(2);
 
@@ -73,6 +76,8 @@ pub(super) struct Engine<E> {
     /// The last turn left reads for the next.
     is_behind: bool,
     lag_at_ms: i64,
+    /// What of the queue could not be read.
+    unreadable: BTreeSet<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,7 +105,7 @@ enum Event {
 impl<E: Effects> Engine<E> {
     pub fn new(options: Options, effects: E, shared: Shared) -> Self {
         Self {
-            hosts: Hosts::new(options.per_host, shared.clock.clone(), shared.inbox.clone()),
+            hosts: Hosts::new(Rules::new(&options), shared.clock.clone(), shared.inbox.clone()),
             planner: Planner::new(&options, crate::model::Controls::default()),
             options,
             effects: Arc::new(effects),
@@ -117,6 +122,7 @@ impl<E: Effects> Engine<E> {
             read_again_ms: 0,
             is_behind: false,
             lag_at_ms: 0,
+            unreadable: BTreeSet::new(),
         }
     }
 
@@ -210,7 +216,8 @@ impl<E: Effects> Engine<E> {
             if reads.is_empty() {
                 return;
             }
-            let (fetched, trouble) = self.effects.read(reads).await;
+            let (mut fetched, trouble) = self.effects.read(reads).await;
+            self.passed_over(std::mem::take(&mut fetched.damaged));
             self.planner.absorb(fetched, &self.hosts.table(), now_ms);
             if let Some(refusal) = trouble {
                 tracing::error!(%refusal, "part of the queue cannot be read");
@@ -219,6 +226,15 @@ impl<E: Effects> Engine<E> {
             }
         }
         self.is_behind = true;
+    }
+
+    /// What is damaged stands in nobody's way, and is told of once.
+    fn passed_over(&mut self, damaged: Vec<Refusal>) {
+        for refusal in damaged {
+            if self.unreadable.len() < UNREADABLE_MAX && self.unreadable.insert(refusal.message.clone()) {
+                tracing::error!(%refusal, "something in the queue cannot be read and is passed over: run `fetchbox check`");
+            }
+        }
     }
 
     fn start_lease(&mut self) {
@@ -287,7 +303,7 @@ impl<E: Effects> Engine<E> {
                 Ok(())
             }
             Event::Work(true) => {
-                self.planner.ready_changed();
+                self.planner.ready_changed(&self.effects.ready_news());
                 Ok(())
             }
             Event::Work(false) => {
@@ -346,7 +362,7 @@ impl<E: Effects> Engine<E> {
                 None => {
                     self.shared.leases.ended(pick.task);
                     if let Some(host) = &pick.lane.host {
-                        self.hosts.release(host);
+                        self.hosts.cancel(host);
                     }
                     self.planner.not_had(pick.task);
                 }
@@ -439,13 +455,14 @@ impl<E: Effects> Engine<E> {
         metrics.storage_parked.set(i64::from(!self.planner.alarm().is_empty()));
         metrics.worker_busy.set(gauge(self.planner.busy()));
         metrics.tasks_inflight.set(gauge(self.planner.running()));
-        // The lag looks at each lane: once a second is enough.
-        let lag_ms = (is_last || now_ms.saturating_sub(self.lag_at_ms) >= 1_000).then(|| {
+        // These look at each lane and host: once a second is enough.
+        let slow = (is_last || now_ms.saturating_sub(self.lag_at_ms) >= 1_000).then(|| {
             self.lag_at_ms = now_ms;
             let depths = self.effects.depths();
             metrics.queue_depth.set(i64::try_from(depths.waiting).unwrap_or(i64::MAX));
             metrics.dlq_size.set(i64::try_from(depths.dead_letters).unwrap_or(i64::MAX));
-            self.planner.lag_ms(&self.hosts.table(), now_ms)
+            let hosts = self.hosts.table();
+            (self.planner.lag_ms(&hosts, now_ms), hosts.counts(now_ms))
         });
         self.shared.board.write(|status| {
             status.in_flight = self.planner.running() as u64;
@@ -453,8 +470,9 @@ impl<E: Effects> Engine<E> {
             if status.storage_alarm != self.planner.alarm() {
                 self.planner.alarm().clone_into(&mut status.storage_alarm);
             }
-            if let Some(lag_ms) = lag_ms {
-                status.lag_ms = lag_ms;
+            status.unreadable = self.unreadable.len() as u64;
+            if let Some((lag_ms, (paused, down))) = slow {
+                (status.lag_ms, status.hosts_paused, status.hosts_down) = (lag_ms, paused, down);
             }
         });
     }

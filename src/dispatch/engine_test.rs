@@ -17,7 +17,7 @@ use super::model_queue::{Queue, State};
 use super::window::{Fetched, Reads};
 use crate::clock::Clock;
 use crate::model::{Controls, JobId, JobState, Priority, Refusal, RefusalCode};
-use crate::store::{End, Lease, LeaseWant, QueueKey, Settled, Settlement};
+use crate::store::{End, Lease, LeaseWant, QueueKey, ReadyNews, Settled, Settlement, Tried};
 use crate::telemetry::Metrics;
 use crate::worker::Outcome;
 
@@ -76,7 +76,12 @@ impl Effects for Handle {
             had.then(|| {
                 let attempt = attempts.entry(want.task).or_default();
                 *attempt += 1;
-                Lease { task: want.task, epoch: self.0.epochs.fetch_add(1, Ordering::Relaxed), attempt: *attempt }
+                Lease {
+                    task: want.task,
+                    epoch: self.0.epochs.fetch_add(1, Ordering::Relaxed),
+                    attempt: *attempt,
+                    tried: Tried { downloads: *attempt - 1, ..Tried::default() },
+                }
             })
         });
         Ok(leases.collect())
@@ -115,6 +120,10 @@ impl Effects for Handle {
 
     fn work(&self) -> watch::Receiver<u64> {
         self.0.work.subscribe()
+    }
+
+    fn ready_news(&self) -> ReadyNews {
+        std::mem::take(&mut self.0.queue.lock().unwrap().news)
     }
 
     fn depths(&self) -> Depths {

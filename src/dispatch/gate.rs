@@ -1,7 +1,8 @@
-//! Places at hosts while attempts run: the first host's place is taken by the pick, redirects move it.
+//! Places and turns at hosts while attempts run: the first host's are taken by the pick, redirects move them.
 //!
 //! An attempt holds at most one place at a time and gives it up before it waits for another: two crowds of attempts that are
-//! redirected to each other's host cannot block one another. Must not know: tasks, the store.
+//! redirected to each other's host cannot block one another. Every request is counted here at the moment it leaves.
+//! Must not know: tasks, the store.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,15 +10,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
-use super::hosts::HostTable;
+use super::hosts::{Entry, HostTable, Standing};
 use super::inbox::Inbox;
+use super::limits::Rules;
 use crate::clock::Clock;
 use crate::worker::{HostDown, HostGate, Permit};
 
 /// The host table, shared between the loop and running attempts.
 pub(super) struct Hosts {
     table: Mutex<HostTable>,
-    /// For attempts that wait after a redirect: at most as many as run.
+    /// For requests that wait for a place: at most as many as attempts run.
     freed: Notify,
     /// For the loop.
     inbox: Arc<Inbox>,
@@ -25,15 +27,21 @@ pub(super) struct Hosts {
 }
 
 impl Hosts {
-    pub fn new(per_host: u32, clock: Clock, inbox: Arc<Inbox>) -> Arc<Self> {
-        Arc::new(Self { table: Mutex::new(HostTable::new(per_host)), freed: Notify::new(), inbox, clock })
+    pub fn new(rules: Rules, clock: Clock, inbox: Arc<Inbox>) -> Arc<Self> {
+        Arc::new(Self { table: Mutex::new(HostTable::new(rules)), freed: Notify::new(), inbox, clock })
     }
 
     pub fn table(&self) -> MutexGuard<'_, HostTable> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn release(&self, host: &str) {
+    /// Gives a pick's place and turn back: nothing was sent.
+    pub fn cancel(&self, host: &Arc<str>) {
+        self.table().unreserve(host);
+        self.release(host);
+    }
+
+    fn release(&self, host: &Arc<str>) {
         self.table().release(host);
         self.freed.notify_waiters();
         self.inbox.poke();
@@ -51,6 +59,8 @@ struct GateInner {
 #[derive(Debug, Default)]
 struct Place {
     host: Option<Arc<str>>,
+    /// The pick's turn there was not used yet.
+    is_fresh: bool,
     /// Permits for it that the attempt holds.
     permits: u32,
     /// Counts the places this attempt has had: a permit of an earlier one gives nothing back.
@@ -58,9 +68,10 @@ struct Place {
 }
 
 impl AttemptGate {
-    /// `host` is where the pick has reserved a place.
+    /// `host` is where the pick has reserved a place and a turn.
     pub fn holding(hosts: Arc<Hosts>, host: Option<Arc<str>>) -> Self {
-        Self(Arc::new(GateInner { hosts, held: Mutex::new(Place { host, permits: 0, turn: 0 }) }))
+        let place = Place { is_fresh: host.is_some(), host, permits: 0, turn: 0 };
+        Self(Arc::new(GateInner { hosts, held: Mutex::new(place) }))
     }
 }
 
@@ -77,27 +88,45 @@ impl GateInner {
 
     /// Gives the place back if `when` says so.
     fn leave(&self, when: impl FnOnce(&mut Place) -> bool) {
-        let host = {
+        let (host, is_fresh) = {
             let mut held = self.held();
-            if when(&mut held) { held.host.take() } else { None }
+            if !when(&mut held) {
+                return;
+            }
+            (held.host.take(), std::mem::take(&mut held.is_fresh))
         };
-        if let Some(host) = host {
-            self.hosts.release(&host);
+        match host {
+            Some(host) if is_fresh => self.hosts.cancel(&host),
+            Some(host) => self.hosts.release(&host),
+            None => {}
         }
     }
 
-    fn shares(&self, host: &str) -> Option<u64> {
+    /// One more permit of the place the attempt has at `host`, if it has one there, and how it stands.
+    fn shares(self: &Arc<Self>, host: &str) -> Option<(HopPermit, Standing)> {
         let mut held = self.held();
-        (held.host.as_deref() == Some(host)).then(|| {
-            held.permits += 1;
-            held.turn
-        })
+        if held.host.as_deref() != Some(host) {
+            return None;
+        }
+        held.permits += 1;
+        let standing = if held.is_fresh { Standing::Picked } else { Standing::Inside };
+        Some((HopPermit { gate: self.clone(), turn: held.turn }, standing))
     }
 
-    fn took(&self, host: Arc<str>) -> u64 {
+    /// The request leaves: the pick's turn is used, or a place was taken from outside.
+    fn went(self: &Arc<Self>, host: &Arc<str>, shared: Option<HopPermit>) -> HopPermit {
         let mut held = self.held();
-        *held = Place { host: Some(host), permits: 1, turn: held.turn + 1 };
-        held.turn
+        match shared {
+            Some(permit) => {
+                held.is_fresh &= permit.turn != held.turn;
+                drop(held);
+                permit
+            }
+            None => {
+                *held = Place { host: Some(host.clone()), is_fresh: false, permits: 1, turn: held.turn + 1 };
+                HopPermit { gate: self.clone(), turn: held.turn }
+            }
+        }
     }
 }
 
@@ -118,8 +147,15 @@ impl Drop for HopPermit {
     }
 }
 
-/// Counts an attempt as waiting for as long as it does, also when it is stopped meanwhile.
-struct Waiting<'a>(&'a Hosts, &'a str);
+/// Counts a request as waiting for as long as it does, also when its attempt is stopped meanwhile.
+struct Waiting<'a>(&'a Hosts, &'a Arc<str>);
+
+impl<'a> Waiting<'a> {
+    fn new(hosts: &'a Hosts, host: &'a Arc<str>) -> Self {
+        hosts.table().queue(host);
+        Self(hosts, host)
+    }
+}
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
@@ -131,24 +167,47 @@ impl Drop for Waiting<'_> {
 #[async_trait]
 impl HostGate for AttemptGate {
     async fn enter(&self, host: &str) -> Result<Permit, HostDown> {
-        let permit = |turn| Permit(Some(Box::new(HopPermit { gate: self.0.clone(), turn })));
-        if let Some(turn) = self.0.shares(host) {
-            return Ok(permit(turn));
-        }
-        self.0.leave(|_| true);
         let hosts = &self.0.hosts;
         let name: Arc<str> = host.into();
-        hosts.table().queue(&name);
-        let _waiting = Waiting(hosts, &name);
+        let (shared, standing) = match self.0.shares(host) {
+            Some((permit, standing)) => (Some(permit), standing),
+            None => (None, Standing::Outside),
+        };
+        if standing == Standing::Outside {
+            self.0.leave(|_| true);
+        }
+        // A pick has its turn: it is counted already.
+        let waiting = (standing != Standing::Picked).then(|| Waiting::new(hosts, &name));
         loop {
             let freed = hosts.freed.notified();
             tokio::pin!(freed);
             // Registered before looking: a place freed in between is not missed.
             freed.as_mut().enable();
-            if hosts.table().try_hop(host) {
-                return Ok(permit(self.0.took(name.clone())));
+            let now_ms = hosts.clock.now_ms();
+            let (entry, is_news) = {
+                let mut table = hosts.table();
+                let entry = table.enter(&name, standing, now_ms);
+                (entry, table.has_opened())
+            };
+            if is_news {
+                hosts.inbox.poke();
             }
-            freed.await;
+            match entry {
+                Entry::Go { at_ms } => {
+                    let permit = self.0.went(&name, shared);
+                    drop(waiting);
+                    if at_ms > now_ms {
+                        tokio::time::sleep(until(at_ms, now_ms)).await;
+                    }
+                    return Ok(Permit(Some(Box::new(permit))));
+                }
+                Entry::Later { at_ms } => tokio::select! {
+                    () = tokio::time::sleep(until(at_ms, now_ms)) => {}
+                    () = freed => {}
+                },
+                Entry::Full => freed.await,
+                Entry::Refused(down) => return Err(down),
+            }
         }
     }
 
@@ -159,68 +218,22 @@ impl HostGate for AttemptGate {
         hosts.inbox.poke();
     }
 
-    fn heard(&self, _: &str, _: bool) {}
+    fn heard(&self, host: &str, is_well: bool) {
+        let hosts = &self.0.hosts;
+        hosts.table().heard(&host.into(), is_well, hosts.clock.now_ms());
+        // Only now may those that wait for a probe's end go.
+        hosts.freed.notify_waiters();
+        hosts.inbox.poke();
+    }
 }
 
 /// No host is left alone for longer than this, whatever it asks for.
 const PAUSE_MAX_MS: i64 = 24 * 60 * 60 * 1_000;
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn hosts(per_host: u32) -> Arc<Hosts> {
-        Hosts::new(per_host, Clock::manual(0), Arc::new(Inbox::default()))
-    }
-
-    fn picked(hosts: &Arc<Hosts>, host: &str) -> AttemptGate {
-        let host: Arc<str> = host.into();
-        hosts.table().reserve(&host);
-        AttemptGate::holding(hosts.clone(), Some(host))
-    }
-
-    #[tokio::test]
-    async fn crowds_redirected_to_each_other_do_not_block_for_ever() {
-        let hosts = hosts(2);
-        let mut crowd = tokio::task::JoinSet::new();
-        for (from, to) in [("a:80", "b:80"), ("a:80", "b:80"), ("b:80", "a:80"), ("b:80", "a:80")] {
-            let gate = picked(&hosts, from);
-            crowd.spawn(async move {
-                let first = gate.enter(from).await.unwrap();
-                tokio::task::yield_now().await;
-                let second = gate.enter(to).await.unwrap();
-                drop((first, second));
-            });
-        }
-        tokio::time::timeout(Duration::from_secs(5), crowd.join_all()).await.expect("nobody waits for ever");
-        assert_eq!(hosts.table().len(), 0);
-    }
-
-    #[tokio::test]
-    async fn a_place_is_free_when_its_permit_is_dropped_and_not_twice() {
-        let hosts = hosts(1);
-        let gate = picked(&hosts, "a:80");
-        let first = gate.enter("a:80").await.unwrap();
-        let again = gate.enter("a:80").await.unwrap();
-        drop(first);
-        assert_eq!(hosts.table().in_use("a:80"), 1, "a redirect within the host shares the place");
-        drop(again);
-        assert_eq!(hosts.table().in_use("a:80"), 0);
-        let other = picked(&hosts, "a:80");
-        drop(gate);
-        assert_eq!(hosts.table().in_use("a:80"), 1);
-        drop(other);
-        assert_eq!(hosts.table().len(), 0);
-    }
-
-    #[tokio::test]
-    async fn an_attempt_stopped_while_it_waits_leaves_no_queue() {
-        let hosts = hosts(1);
-        let holder = picked(&hosts, "b:80");
-        let gate = picked(&hosts, "a:80");
-        let waiting = tokio::time::timeout(Duration::from_millis(10), gate.enter("b:80")).await;
-        assert!(waiting.is_err());
-        drop((holder, gate));
-        assert_eq!(hosts.table().len(), 0);
-    }
+fn until(at_ms: i64, now_ms: i64) -> Duration {
+    Duration::from_millis(at_ms.saturating_sub(now_ms).max(1).unsigned_abs())
 }
+
+#[cfg(test)]
+#[path = "gate_test.rs"]
+mod tests;

@@ -2,20 +2,26 @@
 //!
 //! Pure. Must not know: how tasks are read or leased.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::hosts::HostTable;
 use crate::model::{Controls, JobId, JobType, Priority, TaskIndex, TaskRef, TaskSpec};
-use crate::store::{Plan, QueueKey};
+use crate::store::{Plan, QueueKey, TenantKey};
 use crate::worker::host_port;
 
-/// Tasks that the same switches and limits hold back: same host, same job type.
+/// A host, or none for tasks that talk to the object store only.
+pub(super) type Site = Option<Arc<str>>;
+
+/// Tasks that the same switches and limits hold back.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Lane {
-    /// Normalised `host:port`; none for tasks that talk to the object store only.
-    pub host: Option<Arc<str>>,
+    /// Normalised `host:port`.
+    pub host: Site,
+    pub tenant: TenantKey,
     pub job_type: JobType,
+    /// The job, when it limits its own attempts, and how many may run.
+    pub own: Option<(JobId, u32)>,
 }
 
 /// Order of start within a class: jobs as accepted, and in a job its manifest first.
@@ -33,6 +39,9 @@ impl Order {
 #[derive(Debug)]
 pub(super) struct JobPart {
     pub job_type: JobType,
+    pub tenant: TenantKey,
+    /// Attempts of its resources that may run at once; 0: no limit of its own.
+    pub parallel_max: u32,
     pub priority: Priority,
     pub trace_id: String,
     pub manifest_bucket: String,
@@ -66,6 +75,8 @@ impl Row {
     pub fn job_part(&self) -> Arc<JobPart> {
         Arc::new(JobPart {
             job_type: self.plan.job_type.clone(),
+            tenant: TenantKey::of(&self.plan.tenant),
+            parallel_max: self.plan.parallel_max,
             priority: self.plan.priority,
             trace_id: self.plan.trace_id.clone(),
             manifest_bucket: self.plan.manifest_bucket.clone(),
@@ -77,6 +88,8 @@ impl Row {
     pub fn candidate(&self, index: TaskIndex, job: &Arc<JobPart>) -> Option<Candidate> {
         let spec = if index == TaskIndex::MANIFEST { None } else { Some(self.plan.tasks.get(usize::from(index.0))?) };
         let host = spec.map(|spec| Arc::from(host_of(&spec.url)));
+        // The manifest is no download.
+        let own = (job.parallel_max > 0 && spec.is_some()).then_some((self.plan.job, job.parallel_max));
         let since_ms = match self.key {
             QueueKey::Ready { .. } => self.plan.created_at_ms,
             QueueKey::Due { at_ms, .. } => at_ms,
@@ -84,7 +97,7 @@ impl Row {
         Some(Candidate {
             task: TaskRef { job: self.plan.job, index },
             from: self.key,
-            lane: Arc::new(Lane { host, job_type: self.plan.job_type.clone() }),
+            lane: Arc::new(Lane { host, tenant: job.tenant, job_type: self.plan.job_type.clone(), own }),
             job: job.clone(),
             spec: spec.map(|spec| Arc::new(spec.clone())),
             since_ms,
@@ -123,12 +136,17 @@ impl Gates<'_> {
             || lane
                 .host
                 .as_deref()
-                .is_some_and(|host| self.is_switched_off(host) || self.hosts.is_paused(host, self.now_ms))
+                .is_some_and(|host| self.is_switched_off(host) || self.hosts.is_shut(host, self.now_ms))
     }
 
-    /// One more of the lane may start now.
-    pub fn is_open(&self, lane: &Lane) -> bool {
-        !self.is_shut(lane) && lane.host.as_deref().is_none_or(|host| self.hosts.is_open(host, self.now_ms))
+    /// Nothing but its host holds the lane back.
+    pub fn is_on(&self, lane: &Lane) -> bool {
+        !self.controls.paused_job_types.contains(&lane.job_type)
+    }
+
+    /// A new attempt may start at the host now.
+    pub fn is_host_open(&self, host: &str) -> bool {
+        !self.is_switched_off(host) && self.hosts.is_open(host, self.now_ms)
     }
 
     /// Operators may name a host with its port, or without for all its ports.
@@ -144,6 +162,7 @@ impl Gates<'_> {
 pub(super) struct Aside {
     lanes: BTreeMap<Arc<Lane>, BTreeSet<(JobId, QueueKey)>>,
     rows: BTreeMap<QueueKey, (JobId, BTreeSet<Arc<Lane>>)>,
+    tenants: HashMap<TenantKey, usize>,
     entries: usize,
 }
 
@@ -153,6 +172,7 @@ impl Aside {
         if lanes.insert(lane.clone()) {
             self.lanes.entry(lane.clone()).or_default().insert((job, key));
             self.entries += 1;
+            *self.tenants.entry(lane.tenant).or_default() += 1;
         }
     }
 
@@ -160,6 +180,12 @@ impl Aside {
         let Some((job, lanes)) = self.rows.remove(&key) else { return };
         for lane in lanes {
             self.entries -= 1;
+            if let Some(entries) = self.tenants.get_mut(&lane.tenant) {
+                *entries -= 1;
+                if *entries == 0 {
+                    self.tenants.remove(&lane.tenant);
+                }
+            }
             if let Some(keys) = self.lanes.get_mut(&lane) {
                 keys.remove(&(job, key));
                 if keys.is_empty() {
@@ -171,6 +197,15 @@ impl Aside {
 
     pub fn entries(&self) -> usize {
         self.entries
+    }
+
+    pub fn entries_of(&self, tenant: TenantKey) -> usize {
+        self.tenants.get(&tenant).copied().unwrap_or(0)
+    }
+
+    /// How many tenants have any.
+    pub fn tenants(&self) -> usize {
+        self.tenants.len()
     }
 
     /// Up to `max` rows of the lanes that `wanted` names, oldest jobs first.
@@ -194,23 +229,30 @@ impl Aside {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Options;
+    use super::super::limits::Rules;
     use super::*;
+
+    fn lane_at(host: &str) -> Lane {
+        Lane { host: Some(host.into()), tenant: TenantKey(0), job_type: JobType::default(), own: None }
+    }
 
     #[test]
     fn a_host_can_be_paused_with_or_without_its_port() {
-        let hosts = HostTable::new(1);
-        let lane = |host: &str| Lane { host: Some(host.into()), job_type: JobType::default() };
+        let hosts = HostTable::new(Rules::new(&Options::default()));
+        let lane = |host: &str| lane_at(host);
         let mut controls = Controls::default();
         controls.paused_hosts.insert("a".to_owned());
         controls.paused_hosts.insert("b:80".to_owned());
         let gates = Gates { controls: &controls, hosts: &hosts, now_ms: 0 };
         assert!(gates.is_shut(&lane("a:80")) && gates.is_shut(&lane("a:443")));
-        assert!(gates.is_shut(&lane("b:80")) && gates.is_open(&lane("b:443")));
+        assert!(gates.is_shut(&lane("b:80")) && !gates.is_shut(&lane("b:443")));
+        assert!(!gates.is_host_open("b:80") && gates.is_host_open("b:443"));
     }
 
     #[test]
     fn rows_put_aside_come_back_oldest_first_and_once() {
-        let lane = |host: &str| Arc::new(Lane { host: Some(host.into()), job_type: JobType::default() });
+        let lane = |host: &str| Arc::new(lane_at(host));
         let key =
             |n: i64| QueueKey::Due { at_ms: n, task: TaskRef { job: JobId::first_at_ms(n), index: TaskIndex(0) } };
         let mut aside = Aside::default();
@@ -223,6 +265,6 @@ mod tests {
         for n in 0..10 {
             aside.remove(key(n));
         }
-        assert_eq!((aside.entries(), aside.lanes.len(), aside.rows.len()), (0, 0, 0));
+        assert_eq!((aside.entries(), aside.lanes.len() + aside.tenants.len(), aside.rows.len()), (0, 0, 0));
     }
 }

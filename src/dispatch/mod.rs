@@ -11,12 +11,16 @@
 
 mod attempt;
 mod backoff;
+mod breaker;
 mod calls;
 mod class;
+mod cursors;
 mod effects;
 mod engine;
 #[cfg(test)]
 mod engine_test;
+#[cfg(test)]
+mod fair_test;
 mod finalize;
 mod gate;
 mod handle;
@@ -24,17 +28,21 @@ mod hosts;
 mod inbox;
 mod lane;
 mod leases;
+mod limits;
 #[cfg(test)]
 mod model_queue;
 #[cfg(test)]
 mod model_test;
 mod parking;
 mod plan;
+mod rate;
 mod replay;
 mod settle;
+mod shares;
 mod tally;
 mod window;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +50,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 pub use handle::Dispatch;
+pub use limits::HostOptions;
 
 use crate::clock::{Clock, JobIds};
 use crate::handler::Registry;
@@ -51,17 +60,35 @@ use crate::telemetry::Metrics;
 use crate::worker::Worker;
 
 /// How much runs at once, and how failures are retried.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Options {
     /// Attempts that run at once.
     pub in_flight: u32,
     /// Of them, at one host.
     pub per_host: u32,
+    /// Requests a second to all hosts together, redirects and the like included; 0: no limit.
+    pub per_second: f64,
+    /// Requests a second to one host; 0: no limit but what the host asks for.
+    pub per_host_per_second: f64,
+    /// Requests that may come to a host at once after a rest. One of them is kept for what the network bunches.
+    pub per_host_burst: u32,
+    /// What is different for some hosts, by `host` or `host:port`.
+    pub hosts: BTreeMap<String, HostOptions>,
+    /// Failures in a row after which a host is left alone; 0: never.
+    pub breaker_failures: u32,
+    /// For how long, the first time. It doubles with each probe that fails.
+    pub breaker_min_ms: u64,
+    /// And at most.
+    pub breaker_max_ms: u64,
+    /// After so long without a success a host's tasks are let through to fail, so that their jobs end.
+    pub breaker_give_up_ms: u64,
     /// Attempts of a task whose failures may pass by themselves.
     pub attempts_max: u32,
     /// Attempts of a task whose failure hardly ever passes (no such host, broken TLS).
     pub unlikely_attempts_max: u32,
+    /// Attempts of a task whose upload failures may pass by themselves.
+    pub upload_attempts_max: u32,
     /// Attempts of a task whose origin keeps asking to wait.
     pub throttled_attempts_max: u32,
     /// Shortest wait before the next attempt.
@@ -88,8 +115,17 @@ impl Default for Options {
         Self {
             in_flight: 32,
             per_host: 16,
+            per_second: 0.0,
+            per_host_per_second: 0.0,
+            per_host_burst: 2,
+            hosts: BTreeMap::new(),
+            breaker_failures: 10,
+            breaker_min_ms: 5_000,
+            breaker_max_ms: 300_000,
+            breaker_give_up_ms: 600_000,
             attempts_max: 5,
             unlikely_attempts_max: 2,
+            upload_attempts_max: 8,
             throttled_attempts_max: 20,
             backoff_min_ms: 1_000,
             backoff_max_ms: 300_000,
@@ -111,6 +147,7 @@ impl Options {
             ("per_host", self.per_host),
             ("attempts_max", self.attempts_max),
             ("unlikely_attempts_max", self.unlikely_attempts_max),
+            ("upload_attempts_max", self.upload_attempts_max),
             ("throttled_attempts_max", self.throttled_attempts_max),
             ("window_tasks", self.window_tasks),
         ];
@@ -123,6 +160,7 @@ impl Options {
         if self.park_min_ms > self.park_max_ms {
             found.push(wrong("park_min_ms", "must not be greater than park_max_ms"));
         }
+        found.extend(limits::violations(self));
         found
     }
 }
@@ -133,6 +171,12 @@ pub struct Status {
     pub in_flight: u64,
     /// Age of the oldest task that could start.
     pub lag_ms: u64,
+    /// Hosts that asked for a pause that is not over.
+    pub hosts_paused: u64,
+    /// Hosts whose circuit breaker is open.
+    pub hosts_down: u64,
+    /// Jobs of which something in the queue cannot be read, since the start.
+    pub unreadable: u64,
     /// Why storage is parked; empty while it works.
     pub storage_alarm: String,
     /// Unix ms of the loop's last turn: stands still when the dispatcher hangs.
@@ -234,6 +278,10 @@ impl Dispatcher {
         }
         ended
     }
+}
+
+fn millis(ms: u64) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX)
 }
 
 /// Runs a read where it may block.

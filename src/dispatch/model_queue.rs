@@ -8,9 +8,10 @@ use std::sync::Arc;
 use super::lane::Row;
 use super::window::{DuePage, Fetched, Reads};
 use crate::model::{JobId, JobType, Priority, TaskIndex, TaskRef, TaskSpec, Tenant};
-use crate::store::{DueCursor, End, Plan, QueueKey, ReadyEntry, ReadyPage};
+use crate::store::{DueCursor, End, Plan, QueueKey, ReadyEntry, ReadyNews, ReadyPage, ReadyTenants, TenantKey};
 
 pub(super) const HOSTS: [&str; 4] = ["a", "b", "c", "d"];
+pub(super) const TENANTS: [&str; 3] = ["t", "u", "v"];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
@@ -24,12 +25,28 @@ pub(super) enum State {
 pub(super) struct Queue {
     pub jobs: Vec<Arc<Plan>>,
     /// Row of each job in the ready index, until spent.
-    pub rows: BTreeMap<(Priority, u64), usize>,
+    pub rows: BTreeMap<(Priority, TenantKey, u64), usize>,
+    pub news: ReadyNews,
     pub states: BTreeMap<TaskRef, State>,
 }
 
 impl Queue {
     pub fn submit(&mut self, priority: Priority, hosts: &[u8], job_type: &str, now: i64) {
+        self.submit_for(0, 0, priority, hosts, job_type, now);
+    }
+
+    /// `parallel_max` 0: the job has no limit of its own.
+    pub fn submit_for(
+        &mut self,
+        tenant: usize,
+        parallel_max: u32,
+        priority: Priority,
+        hosts: &[u8],
+        job_type: &str,
+        now: i64,
+    ) {
+        let tenant = Tenant::parse(TENANTS[tenant % TENANTS.len()]).unwrap();
+        let key = TenantKey::of(&tenant);
         let seq = self.jobs.len() as u64 + 1;
         let job = JobId::first_at_ms(i64::try_from(seq).unwrap());
         let tasks: Vec<TaskSpec> = hosts
@@ -44,11 +61,14 @@ impl Queue {
         for index in indexes(tasks.len()).chain([TaskIndex::MANIFEST]) {
             self.states.insert(TaskRef { job, index }, State::Ready);
         }
-        self.rows.insert((priority, seq), self.jobs.len());
+        self.rows.insert((priority, key, seq), self.jobs.len());
+        let first = self.news.first.entry((class(priority), key)).or_insert(seq);
+        *first = seq.min(*first);
         self.jobs.push(Arc::new(Plan {
             job,
             job_type: JobType::parse(job_type).unwrap(),
-            tenant: Tenant::default(),
+            tenant,
+            parallel_max,
             priority,
             trace_id: String::new(),
             created_at_ms: now,
@@ -71,8 +91,8 @@ impl Queue {
 
     fn row(&self, key: QueueKey) -> Option<Row> {
         match key {
-            QueueKey::Ready { priority, seq } => {
-                let plan = self.jobs[*self.rows.get(&(priority, seq))?].clone();
+            QueueKey::Ready { priority, tenant, seq } => {
+                let plan = self.jobs[*self.rows.get(&(priority, tenant, seq))?].clone();
                 Some(Row { key, tasks: self.ready_of(&plan), plan })
             }
             QueueKey::Due { at_ms, task } => (self.states[&task] == State::Due(at_ms)).then(|| Row {
@@ -85,12 +105,22 @@ impl Queue {
 
     pub fn fetch(&self, reads: &Reads) -> Fetched {
         let mut fetched = Fetched::default();
+        for &(priority, from) in &reads.tenants {
+            let mut tenants: BTreeMap<TenantKey, u64> = BTreeMap::new();
+            for &(_, tenant, seq) in self.rows.keys().filter(|key| key.0 == priority && key.1 >= from) {
+                tenants.entry(tenant).or_insert(seq);
+            }
+            // Two at a time, so that searching goes on.
+            let next = tenants.keys().nth(2).copied();
+            let tenants = tenants.into_iter().take(2).collect();
+            fetched.tenants.push((priority, ReadyTenants { tenants, next, damaged: Vec::new() }));
+        }
         for read in &reads.ready {
             let mut entries = Vec::new();
             let (mut next_seq, mut count, mut end) = (read.after, 0, true);
-            let from = std::ops::Bound::Excluded((read.priority, read.after));
-            for (&(priority, seq), &at) in self.rows.range((from, std::ops::Bound::Unbounded)) {
-                if priority != read.priority {
+            let from = std::ops::Bound::Excluded((read.priority, read.tenant, read.after));
+            for (&(priority, tenant, seq), &at) in self.rows.range((from, std::ops::Bound::Unbounded)) {
+                if (priority, tenant) != (read.priority, read.tenant) {
                     break;
                 }
                 if count >= read.tasks {
@@ -100,10 +130,10 @@ impl Queue {
                 let plan = self.jobs[at].clone();
                 let tasks = self.ready_of(&plan);
                 count += tasks.len().max(1);
-                entries.push(ReadyEntry { key: QueueKey::Ready { priority, seq }, plan, tasks });
+                entries.push(ReadyEntry { key: QueueKey::Ready { priority, tenant, seq }, plan, tasks });
                 next_seq = seq;
             }
-            fetched.ready.push((read.priority, ReadyPage { entries, next_seq, end }));
+            fetched.ready.push((*read, ReadyPage { entries, next_seq, end, ..ReadyPage::default() }));
         }
         for (priority, key) in &reads.again {
             fetched.again.push((*priority, *key, self.row(*key)));
@@ -143,8 +173,8 @@ impl Queue {
                 row.is_none_or(|row| row.tasks.is_empty()),
                 "{key:?} is spent but holds ready tasks: they are lost"
             );
-            if let QueueKey::Ready { priority, seq } = key {
-                self.rows.remove(&(*priority, *seq));
+            if let QueueKey::Ready { priority, tenant, seq } = key {
+                self.rows.remove(&(*priority, *tenant, *seq));
             }
         }
         had
@@ -167,6 +197,14 @@ impl Queue {
 
     pub fn is_done(&self) -> bool {
         self.states.values().all(|state| *state == State::Done)
+    }
+}
+
+fn class(priority: Priority) -> usize {
+    match priority {
+        Priority::High => 0,
+        Priority::Normal => 1,
+        Priority::Low => 2,
     }
 }
 

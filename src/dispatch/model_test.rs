@@ -8,14 +8,15 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::Options;
-use super::hosts::HostTable;
+use super::hosts::{Entry, HostTable, Standing};
 use super::lane::{Lane, Order, host_of};
+use super::limits::Rules;
 use super::model_queue::{HOSTS, Queue, State};
 use super::plan::Planner;
 use super::settle::Attempted;
 use super::window::Taken;
-use crate::model::{ControlChange, Controls, Failure, FailureCode, JobType, Priority, TaskIndex, TaskRef};
-use crate::store::{End, Lease, Plan};
+use crate::model::{ControlChange, Controls, Failure, FailureCode, JobId, JobType, Priority, TaskIndex, TaskRef};
+use crate::store::{End, Lease, Plan, TenantKey, Tried};
 use crate::worker::Outcome;
 
 const TYPES: [&str; 2] = ["x", "y"];
@@ -23,6 +24,8 @@ const TYPES: [&str; 2] = ["x", "y"];
 #[derive(Debug, Clone)]
 enum Event {
     Submit {
+        tenant: u8,
+        parallel_max: u8,
         priority: u8,
         hosts: Vec<u8>,
         job_type: u8,
@@ -49,14 +52,21 @@ enum Event {
         host: u8,
         ms: u16,
     },
+    /// A request to the host was answered, or not.
+    Heard {
+        host: u8,
+        is_well: bool,
+    },
     Control(u8),
     Restart,
 }
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
     let event = prop_oneof![
-        4 => (any::<u8>(), prop::collection::vec(any::<u8>(), 1..12), any::<u8>())
-            .prop_map(|(priority, hosts, job_type)| Event::Submit { priority, hosts, job_type }),
+        4 => (any::<[u8; 4]>(), prop::collection::vec(any::<u8>(), 1..12))
+            .prop_map(|([tenant, parallel_max, priority, job_type], hosts)| {
+                Event::Submit { tenant, parallel_max, priority, hosts, job_type }
+            }),
         3 => any::<u16>().prop_map(Event::Later),
         8 => Just(Event::Turn),
         8 => any::<u8>().prop_map(|n| Event::Answer { refused: n % 8 == 0 }),
@@ -64,35 +74,38 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         8 => (any::<u8>(), any::<u8>()).prop_map(|(which, how)| Event::End { which, how }),
         1 => any::<u8>().prop_map(|which| Event::Requeue { which }),
         1 => (any::<u8>(), any::<u16>()).prop_map(|(host, ms)| Event::Throttle { host, ms }),
+        2 => (any::<u8>(), any::<u8>()).prop_map(|(host, how)| Event::Heard { host, is_well: how % 4 == 0 }),
         2 => any::<u8>().prop_map(Event::Control),
         1 => Just(Event::Restart),
     ];
     prop::collection::vec(event, 1..120)
 }
 
-struct World {
-    options: Options,
-    queue: Queue,
-    planner: Planner,
-    hosts: HostTable,
+pub(super) struct World {
+    pub options: Options,
+    pub queue: Queue,
+    pub planner: Planner,
+    pub hosts: HostTable,
     controls: Controls,
-    running: Vec<(Attempted, Option<Arc<str>>)>,
+    pub running: Vec<(Attempted, Option<Arc<str>>)>,
     /// The lease call under way, with what the store decided at its commit; none: it will be refused.
     leasing: Option<(Taken, Option<Vec<bool>>)>,
     /// Committed, and not heard of by the planner.
     settling: Vec<(TaskRef, End)>,
+    /// Requests, with the time they leave.
+    sent: Vec<(Arc<str>, i64)>,
     /// Epochs of attempts whose task was queued anew meanwhile: their results are stale.
     stolen: BTreeSet<u64>,
-    now: i64,
+    pub now: i64,
     epoch: u64,
     /// The window is large enough to hold everything: strict order can be checked.
     checks_order: bool,
 }
 
 impl World {
-    fn new(options: Options, checks_order: bool) -> Self {
+    pub fn new(options: Options, checks_order: bool) -> Self {
         let planner = Planner::new(&options, Controls::default());
-        let hosts = HostTable::new(options.per_host);
+        let hosts = HostTable::new(Rules::new(&options));
         Self {
             options,
             queue: Queue::default(),
@@ -103,13 +116,14 @@ impl World {
             leasing: None,
             settling: Vec::new(),
             stolen: BTreeSet::new(),
+            sent: Vec::new(),
             now: 1_000,
             epoch: 0,
             checks_order,
         }
     }
 
-    fn turn(&mut self) {
+    pub fn turn(&mut self) {
         self.begin(false);
         self.answer();
     }
@@ -128,8 +142,11 @@ impl World {
         if self.leasing.is_some() {
             return;
         }
+        let is_shut = |host: &&str| self.hosts.is_shut(&format!("{host}:80"), self.now);
+        let shut: BTreeSet<String> =
+            HOSTS.iter().filter(|host| is_shut(host)).map(|host| format!("{host}:80")).collect();
         let Some(taken) = self.planner.choose(&mut self.hosts, self.now) else { return };
-        self.check_picks(&taken);
+        self.check_picks(&taken, &shut);
         let picks: Vec<_> = taken.picks.iter().map(|pick| (pick.task, pick.from)).collect();
         let had = (!refused).then(|| self.queue.lease(&picks, &taken.spent));
         self.leasing = Some((taken, had));
@@ -145,15 +162,19 @@ impl World {
         for (pick, had) in taken.picks.into_iter().zip(had) {
             if !had {
                 if let Some(host) = &pick.lane.host {
+                    self.hosts.unreserve(host);
                     self.hosts.release(host);
                 }
                 self.planner.not_had(pick.task);
                 continue;
             }
             self.planner.started();
+            if let Some(host) = &pick.lane.host {
+                self.send(host);
+            }
             self.epoch += 1;
             let attempted = Attempted {
-                lease: Lease { task: pick.task, epoch: self.epoch, attempt: 1 },
+                lease: Lease { task: pick.task, epoch: self.epoch, attempt: 1, tried: Tried::default() },
                 job: pick.job.clone(),
                 lane: pick.lane.clone(),
                 resource_id: String::new(),
@@ -164,15 +185,44 @@ impl World {
         self.check_limits();
     }
 
+    /// The attempt's first request leaves, or would have to wait: it is not sent then.
+    fn send(&mut self, host: &Arc<str>) {
+        if let Entry::Go { at_ms } = self.hosts.enter(host, Standing::Picked, self.now) {
+            self.sent.push((host.clone(), at_ms));
+        } else {
+            self.hosts.unreserve(host);
+        }
+    }
+
+    fn check_rate(&self) {
+        let rate = self.options.per_host_per_second;
+        for host in HOSTS.map(|host| format!("{host}:80")) {
+            let sent: Vec<i64> = self.sent.iter().filter(|(at, _)| **at == *host).map(|(_, at)| *at).collect();
+            for (i, first) in sent.iter().enumerate().filter(|_| rate > 0.0) {
+                for (n, last) in (1u32..).zip(&sent[i..]) {
+                    #[allow(clippy::cast_precision_loss)]
+                    let most = f64::from(self.options.per_host_burst) + rate * (last - first) as f64 / 1e3;
+                    assert!(f64::from(n) <= most + 1e-6, "{n} requests to {host} in {} ms", last - first);
+                }
+            }
+        }
+    }
+
     fn check_limits(&self) {
         assert!(self.running.len() <= self.options.in_flight as usize, "more run than allowed");
         let mut per_host: HashMap<&str, u32> = HashMap::new();
         let mut tasks = BTreeSet::new();
+        let mut per_job: HashMap<JobId, u32> = HashMap::new();
         for (attempted, host) in &self.running {
             assert!(tasks.insert(attempted.lease.task), "{} runs twice", attempted.lease.task);
             if let Some(host) = host {
                 *per_host.entry(host).or_default() += 1;
+                *per_job.entry(attempted.lease.task.job).or_default() += 1;
             }
+        }
+        for (job, n) in per_job {
+            let most = self.queue.plan(job).parallel_max;
+            assert!(most == 0 || n <= most, "{n} of job {job} run");
         }
         for (host, n) in per_host {
             assert!(n <= self.options.per_host, "{n} at {host}");
@@ -180,13 +230,13 @@ impl World {
         }
     }
 
-    fn check_picks(&self, taken: &Taken) {
+    fn check_picks(&self, taken: &Taken, shut: &BTreeSet<String>) {
         for pick in &taken.picks {
             assert!(!self.controls.paused, "picked while everything is paused");
             assert!(!self.controls.paused_job_types.contains(&pick.lane.job_type), "picked a paused type");
             if let Some(host) = &pick.lane.host {
                 assert!(!self.controls.paused_hosts.contains(&**host), "picked a paused host");
-                assert!(!self.hosts.is_paused(host, self.now), "picked a host that asked for a pause");
+                assert!(!shut.contains(&**host), "picked a host that asked for a pause or is dead");
             }
             assert!(self.running.iter().all(|(a, _)| a.lease.task != pick.task), "picked a running task");
         }
@@ -195,7 +245,7 @@ impl World {
         }
     }
 
-    /// Within a class, each pick comes after all older tasks of its own lane, and lanes are taken by age.
+    /// Within a class, each pick comes after all older tasks of its own lane, and nobody waits without reason.
     fn check_order(&self, taken: &Taken) {
         let picked: BTreeSet<TaskRef> = taken.picks.iter().map(|pick| pick.task).collect();
         for pick in &taken.picks {
@@ -215,14 +265,11 @@ impl World {
                 }
                 let lane = lane_of(&plan, task);
                 assert_ne!(&lane, &*pick.lane, "{} overtook {task} of its own lane", pick.task);
-                // An older task of another lane was left: its host must be full or held back.
-                let gates = super::lane::Gates { controls: &self.controls, hosts: &self.hosts, now_ms: self.now };
-                assert!(!gates.is_open(&lane), "{} overtook {task}", pick.task);
             }
         }
     }
 
-    fn end(&mut self, which: usize, how: u8) {
+    pub fn end(&mut self, which: usize, how: u8) {
         self.commit(which, how);
         self.hear();
     }
@@ -239,6 +286,7 @@ impl World {
         }
         let (attempted, host) = self.running.swap_remove(which % self.running.len());
         if let Some(host) = host {
+            self.hosts.heard(&host, how % 8 != 0, self.now);
             self.hosts.release(&host);
         }
         let fail = |code| Outcome::Failed { failure: Failure::new(code, "x"), retry_after: None };
@@ -259,10 +307,12 @@ impl World {
 
     fn apply(&mut self, event: &Event) {
         match event {
-            Event::Submit { priority, hosts, job_type } => {
+            Event::Submit { tenant, parallel_max, priority, hosts, job_type } => {
                 let priority = [Priority::High, Priority::Normal, Priority::Low][usize::from(*priority) % 3];
-                self.queue.submit(priority, hosts, TYPES[usize::from(*job_type) % TYPES.len()], self.now);
-                self.planner.ready_changed();
+                let job_type = TYPES[usize::from(*job_type) % TYPES.len()];
+                let parallel_max = u32::from(parallel_max % 4);
+                self.queue.submit_for(usize::from(*tenant), parallel_max, priority, hosts, job_type, self.now);
+                self.tell();
             }
             Event::Later(ms) => self.now += i64::from(*ms),
             Event::Turn => self.begin(false),
@@ -278,6 +328,10 @@ impl World {
             Event::Throttle { host, ms } => {
                 let host = host_of(&format!("http://{}/", HOSTS[usize::from(*host) % HOSTS.len()]));
                 self.hosts.pause(&host.as_str().into(), self.now + i64::from(*ms));
+            }
+            Event::Heard { host, is_well } => {
+                let host = host_of(&format!("http://{}/", HOSTS[usize::from(*host) % HOSTS.len()]));
+                self.hosts.heard(&host.as_str().into(), *is_well, self.now);
             }
             Event::Control(n) => {
                 let host = host_of(&format!("http://{}/", HOSTS[usize::from(*n) % HOSTS.len()]));
@@ -297,11 +351,19 @@ impl World {
                 self.leasing = None;
                 self.settling.clear();
                 self.stolen.clear();
+                // A rate's past is not kept over a restart.
+                self.check_rate();
+                self.sent.clear();
                 self.queue.void(self.now);
                 self.planner = Planner::new(&self.options, self.controls.clone());
-                self.hosts = HostTable::new(self.options.per_host);
+                self.hosts = HostTable::new(Rules::new(&self.options));
             }
         }
+    }
+
+    /// The planner hears of new rows.
+    pub fn tell(&mut self) {
+        self.planner.ready_changed(&std::mem::take(&mut self.queue.news));
     }
 
     fn requeue(&mut self, which: usize) {
@@ -322,14 +384,15 @@ impl World {
         self.planner.due_changed(self.now);
     }
 
-    fn control(&mut self, change: &ControlChange) {
+    pub fn control(&mut self, change: &ControlChange) {
         self.controls = self.controls.clone().after(change);
         self.planner.controls_changed(self.controls.clone());
     }
 
     /// Everything is let go: all that was ever submitted must come to its end.
-    fn finish(&mut self) {
+    pub fn finish(&mut self) {
         self.control(&ControlChange::Resume);
+        self.tell();
         self.answer();
         self.hear();
         for round in 0.. {
@@ -344,6 +407,7 @@ impl World {
             assert!(round < 5_000, "some tasks never start: {:?}", self.queue.states);
         }
         self.turn();
+        self.check_rate();
         assert!(self.queue.rows.is_empty(), "rows stay behind: {:?}", self.queue.rows);
         assert_eq!(self.planner.held(), 0);
     }
@@ -351,19 +415,27 @@ impl World {
 
 fn lane_of(plan: &Plan, task: TaskRef) -> Lane {
     let spec = plan.tasks.get(usize::from(task.index.0));
-    Lane { host: spec.map(|spec| host_of(&spec.url).as_str().into()), job_type: plan.job_type.clone() }
+    Lane {
+        host: spec.map(|spec| host_of(&spec.url).as_str().into()),
+        tenant: TenantKey::of(&plan.tenant),
+        job_type: plan.job_type.clone(),
+        own: (plan.parallel_max > 0 && spec.is_some()).then_some((plan.job, plan.parallel_max)),
+    }
 }
 
-fn options(in_flight: u32, per_host: u32, window_tasks: u32) -> Options {
+pub(super) fn options(in_flight: u32, per_host: u32, window_tasks: u32) -> Options {
     Options { in_flight, per_host, window_tasks, ..Options::default() }
 }
 
 proptest! {
     #[test]
     fn whatever_happens_no_task_is_lost_and_no_limit_is_passed(
-        events in events(), in_flight in 1u32..6, per_host in 1u32..4, window_tasks in 1u32..40,
+        events in events(), in_flight in 1u32..6, per_host in 1u32..4, window_tasks in 1u32..40, rate in 0u32..3,
     ) {
-        let mut world = World::new(options(in_flight, per_host, window_tasks), false);
+        let options = Options {
+            per_host_per_second: [0.0, 2.0, 50.0][rate as usize], breaker_failures: 3, ..options(in_flight, per_host, window_tasks)
+        };
+        let mut world = World::new(options, false);
         for event in &events {
             world.apply(event);
         }
@@ -371,7 +443,7 @@ proptest! {
     }
 
     #[test]
-    fn within_a_class_nobody_is_overtaken_without_reason(events in events(), in_flight in 1u32..6, per_host in 1u32..4) {
+    fn within_a_class_and_a_host_no_tenants_task_overtakes_an_older_one(events in events(), in_flight in 1u32..6, per_host in 1u32..4) {
         let mut world = World::new(options(in_flight, per_host, 100_000), true);
         for event in &events {
             world.apply(event);
@@ -430,7 +502,7 @@ fn a_paused_host_with_more_work_than_the_window_holds_does_not_stop_the_others()
     world.turn();
     world.control(&ControlChange::PauseHost("a:80".to_owned()));
     world.queue.submit(Priority::Normal, &[1, 2, 3], "x", 0);
-    world.planner.ready_changed();
+    world.tell();
     for _ in 0..200 {
         world.turn();
         while !world.running.is_empty() {

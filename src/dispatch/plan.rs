@@ -2,7 +2,6 @@
 //!
 //! Pure and sync: the same events in the same order give the same actions. Must not know: the store, the worker, time.
 
-use super::Options;
 use super::backoff::Policy;
 use super::class::Limits;
 use super::hosts::HostTable;
@@ -10,8 +9,9 @@ use super::lane::Gates;
 use super::parking::{Allowance, Parking};
 use super::settle::{Attempted, Judge};
 use super::window::{Fetched, Reads, Taken, Window};
+use super::{Options, millis};
 use crate::model::{Controls, TaskRef};
-use crate::store::{End, Settlement};
+use crate::store::{End, ReadyNews, Settlement};
 use crate::worker::Outcome;
 
 /// Results that wait to be settled stay below this many times the places: beyond it nothing new starts.
@@ -51,10 +51,11 @@ impl Planner {
 
     pub fn controls_changed(&mut self, controls: Controls) {
         self.controls = controls;
+        self.window.controls_changed();
     }
 
-    pub fn ready_changed(&mut self) {
-        self.window.ready_changed();
+    pub fn ready_changed(&mut self, news: &ReadyNews) {
+        self.window.ready_changed(news);
     }
 
     /// A task became due at `at_ms` by other hands than ours.
@@ -106,6 +107,7 @@ impl Planner {
         for pick in &taken.picks {
             self.judge.parking.ended(pick.task);
             if let Some(host) = &pick.lane.host {
+                hosts.unreserve(host);
                 hosts.release(host);
             }
         }
@@ -121,7 +123,7 @@ impl Planner {
         self.running += 1;
     }
 
-    /// The task was gone. Its place at its host is the caller's to release.
+    /// The task was gone. Its place and turn at its host are the caller's to release.
     pub fn not_had(&mut self, task: TaskRef) {
         self.judge.parking.ended(task);
         self.window.forget(task);
@@ -152,7 +154,7 @@ impl Planner {
             Allowance::Wait(until_ms) => Some(until_ms),
             Allowance::One | Allowance::All => None,
         };
-        let times = [self.window.next_due_ms(), hosts.next_open_ms(), parked, Some(self.hold_until_ms)];
+        let times = [self.window.next_due_ms(), hosts.next_open_ms(now_ms), parked, Some(self.hold_until_ms)];
         times.into_iter().flatten().filter(|at| *at > now_ms).min()
     }
 
@@ -197,6 +199,7 @@ impl Planner {
 pub(super) fn policy(options: &Options) -> Policy {
     Policy {
         attempts_max: options.attempts_max,
+        upload_attempts_max: options.upload_attempts_max,
         unlikely_attempts_max: options.unlikely_attempts_max,
         throttled_attempts_max: options.throttled_attempts_max,
         min_ms: millis(options.backoff_min_ms),
@@ -219,7 +222,3 @@ fn limits(options: &Options) -> Limits {
 
 /// About 30 MB of keys.
 const ASIDE_MAX: usize = 100_000;
-
-fn millis(ms: u64) -> i64 {
-    i64::try_from(ms).unwrap_or(i64::MAX)
-}

@@ -10,9 +10,7 @@ use std::time::Duration;
 use super::backoff::{Policy, Verdict};
 use super::lane::{JobPart, Lane};
 use super::parking::Parking;
-use crate::model::{
-    Failure, FailureCode, JobId, LogLevel, NewLog, RetryClass, StoredObject, TaskRef, Way, clean_text, grouped,
-};
+use crate::model::{Failure, FailureCode, JobId, LogLevel, NewLog, RetryClass, StoredObject, Way, clean_text, grouped};
 use crate::store::{End, Lease, Settlement};
 use crate::worker::{Outcome, Stored};
 
@@ -67,7 +65,7 @@ impl Judge {
             }
             Outcome::Failed { failure, retry_after } => {
                 let failure = completed(failure, attempted, now_ms);
-                self.failed(task, attempted.lease.attempt, failure, retry_after, now_ms, unit)
+                self.failed(&attempted.lease, failure, retry_after, now_ms, unit)
             }
             Outcome::Released => {
                 self.parking.ended(task);
@@ -78,14 +76,14 @@ impl Judge {
 
     fn failed(
         &mut self,
-        task: TaskRef,
-        attempt: u32,
+        lease: &Lease,
         failure: Failure,
         retry_after: Option<Duration>,
         now_ms: i64,
         unit: f64,
     ) -> End {
-        let verdict = self.policy.verdict(failure.code.class(), attempt, retry_after, now_ms, unit);
+        let task = lease.task;
+        let verdict = self.policy.verdict(failure.code, lease.tried, retry_after, now_ms, unit);
         if verdict == Verdict::Park {
             let not_before_ms = self.parking.refused(task, &failure, now_ms);
             return End::Released { failure: Some(failure), not_before_ms };
@@ -273,11 +271,13 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{JobType, Priority, TaskIndex};
+    use crate::model::{JobType, Priority, TaskIndex, TaskRef};
+    use crate::store::{TenantKey, Tried};
 
     fn judge() -> Judge {
         let policy = Policy {
             attempts_max: 5,
+            upload_attempts_max: 8,
             unlikely_attempts_max: 2,
             throttled_attempts_max: 20,
             min_ms: 1_000,
@@ -290,15 +290,18 @@ mod tests {
         let task = TaskRef { job: JobId::first_at_ms(1), index };
         let job = JobPart {
             job_type: JobType::default(),
+            tenant: TenantKey(0),
+            parallel_max: 0,
             priority: Priority::Normal,
             trace_id: "t".to_owned(),
             manifest_bucket: "b".to_owned(),
             manifest_key: "m".to_owned(),
         };
+        let lane = Lane { host: Some("a:80".into()), tenant: TenantKey(0), job_type: JobType::default(), own: None };
         Attempted {
-            lease: Lease { task, epoch: 7, attempt },
+            lease: Lease { task, epoch: 7, attempt, tried: Tried::default() },
             job: Arc::new(job),
-            lane: Arc::new(Lane { host: Some("a:80".into()), job_type: JobType::default() }),
+            lane: Arc::new(lane),
             resource_id: "r".to_owned(),
             started_at_ms: 500,
         }

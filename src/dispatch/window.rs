@@ -3,29 +3,37 @@
 //! Pure: says what it wants read, takes what was read, gives picks. The database stays the truth: whatever is here can be
 //! dropped and read again. Must not know: how reading and leasing are done.
 //!
-//! Each class has a third of the window, so that low work cannot keep high work out. No host holds more than a share of its
-//! class, and lanes that are shut hold nothing: their rows are put *aside*, by key only, and read again when they can run.
+//! Each class has a third of the window, so that low work cannot keep high work out. In a class, no host holds more than a
+//! share, and a tenant that holds more than its share makes room for others. What does not fit, or is shut, is put *aside*, by
+//! key only, and read again when it can run. The ready index is read tenant by tenant (`cursors`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::class::{Class, Limits};
+use super::class::{Class, Found, Limits};
+use super::cursors::Cursors;
 use super::hosts::HostTable;
 use super::lane::{Candidate, Gates, Lane, Order, Row};
-use crate::model::{Controls, Priority, TaskRef};
-use crate::store::{DueCursor, QueueKey, ReadyPage};
+use crate::model::{Controls, JobId, Priority, Refusal, TaskRef};
+use crate::store::{DueCursor, QueueKey, ReadyNews, ReadyPage, ReadyTenants, TenantKey};
 
 /// A lower class is served after so many picks went past it: it is slow then, never starved.
 const NORMAL_PATIENCE: u32 = 8;
 const LOW_PATIENCE: u32 = 16;
 /// Tasks of one read of the ready index: a page's plans are in memory at once.
 const READY_PAGE: usize = 128;
+/// Tenants read together, of one class.
+const READY_TENANTS: usize = 4;
 const DUE_PAGE: usize = 64;
 const RETURN_PAGE: usize = 16;
+/// Lane entries of rows put aside that each tenant may have, however many tenants there are.
+const ASIDE_MIN: usize = 16;
 
 /// What is to be read next.
 #[derive(Debug, Default)]
 pub(super) struct Reads {
+    /// Tenants with ready rows, from these on.
+    pub tenants: Vec<(Priority, TenantKey)>,
     pub ready: Vec<ReadyRead>,
     /// Rows put aside before.
     pub again: Vec<(Priority, QueueKey)>,
@@ -35,6 +43,7 @@ pub(super) struct Reads {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ReadyRead {
     pub priority: Priority,
+    pub tenant: TenantKey,
     pub after: u64,
     pub tasks: usize,
 }
@@ -48,14 +57,17 @@ pub(super) struct DueRead {
 
 impl Reads {
     pub fn is_empty(&self) -> bool {
-        self.ready.is_empty() && self.again.is_empty() && self.due.is_none()
+        self.tenants.is_empty() && self.ready.is_empty() && self.again.is_empty() && self.due.is_none()
     }
 }
 
 /// What was read.
 #[derive(Debug, Default)]
 pub(super) struct Fetched {
-    pub ready: Vec<(Priority, ReadyPage)>,
+    pub tenants: Vec<(Priority, ReadyTenants)>,
+    pub ready: Vec<(ReadyRead, ReadyPage)>,
+    /// What could not be read and was passed over.
+    pub damaged: Vec<Refusal>,
     /// None: the row is gone.
     pub again: Vec<(Priority, QueueKey, Option<Row>)>,
     pub due: Option<DuePage>,
@@ -89,12 +101,24 @@ pub(super) struct Window {
     limits: Limits,
     /// High, normal, low.
     classes: [Class; 3],
+    /// Of each class, what of the ready index was not read yet.
+    cursors: [Cursors; 3],
     held: HashMap<TaskRef, (Priority, Arc<Lane>)>,
-    /// Picked and not settled yet, with the due entry that was read meanwhile: no task is here twice.
-    out: HashMap<TaskRef, Option<i64>>,
+    /// Picked and not settled yet: no task is here twice.
+    out: HashMap<TaskRef, Out>,
+    /// How many of them belong to a job that limits its own attempts.
+    jobs_out: HashMap<JobId, u32>,
     rows: HashMap<QueueKey, Held>,
     spent: Vec<QueueKey>,
     due: Due,
+}
+
+#[derive(Debug)]
+struct Out {
+    /// The due entry that was read meanwhile.
+    missed_ms: Option<i64>,
+    /// Its job limits its own attempts.
+    is_limited: bool,
 }
 
 #[derive(Debug)]
@@ -109,19 +133,31 @@ impl Window {
         Self {
             limits,
             classes: [Class::new(Priority::High), Class::new(Priority::Normal), Class::new(Priority::Low)],
+            cursors: [Cursors::default(), Cursors::default(), Cursors::default()],
             held: HashMap::new(),
             out: HashMap::new(),
+            jobs_out: HashMap::new(),
             rows: HashMap::new(),
             spent: Vec::new(),
             due: Due { cursor: DueCursor { at_ms: 0, task: None }, rest: None },
         }
     }
 
-    /// A commit may have added ready rows.
-    pub fn ready_changed(&mut self) {
-        for class in &mut self.classes {
-            class.at_end = false;
+    /// Commits have added ready rows.
+    pub fn ready_changed(&mut self, news: &ReadyNews) {
+        for (&(class, tenant), &first) in &news.first {
+            if let Some(cursors) = self.cursors.get_mut(class) {
+                cursors.note(tenant, first);
+            }
         }
+        if news.is_cut {
+            self.cursors.iter_mut().for_each(Cursors::look_again);
+        }
+    }
+
+    /// A switch was turned.
+    pub fn controls_changed(&mut self) {
+        self.classes.iter_mut().for_each(Class::reopen_all);
     }
 
     /// A due entry may stand at `at_ms` or later that was not there when the cursor passed.
@@ -137,24 +173,37 @@ impl Window {
     }
 
     /// What to read now; empty when nothing would fit or nothing is there.
-    pub fn wanted(&self, gates: &Gates<'_>) -> Reads {
+    pub fn wanted(&mut self, gates: &Gates<'_>) -> Reads {
         let mut reads = Reads::default();
-        let aside: usize = self.classes.iter().map(|class| class.aside.entries()).sum();
-        let reads_on = aside < self.limits.aside;
-        for class in self.classes.iter().filter(|class| class.wants_more(&self.limits)) {
-            let back = class.returning(RETURN_PAGE, &self.limits, gates);
-            let room = self.limits.tasks.saturating_sub(class.held());
-            if back.is_empty() && !class.at_end && reads_on {
-                let tasks = room.min(READY_PAGE);
-                reads.ready.push(ReadyRead { priority: class.priority, after: class.after, tasks });
+        let limits = self.limits;
+        for (class, cursors) in self.classes.iter().zip(&mut self.cursors) {
+            let priority = class.priority;
+            // One more than are here: there is always room for somebody who comes.
+            let tenants = cursors.tenants().max(class.shares.count()).max(class.aside.tenants()) + 1;
+            reads.tenants.extend(cursors.search().map(|from| (priority, from)));
+            if class.aside.entries() > 0 {
+                let back = class.returning(RETURN_PAGE, &limits, tenants, gates);
+                reads.again.extend(back.into_iter().map(|key| (priority, key)));
             }
-            reads.again.extend(back.into_iter().map(|key| (class.priority, key)));
+            let is_roomy = class.wants_more(&limits);
+            if !is_roomy && !class.is_uneven() {
+                continue;
+            }
+            let aside_max = (limits.aside / (2 * tenants)).max(ASIDE_MIN);
+            let next = cursors.next(READY_TENANTS, |tenant| {
+                class.aside.entries_of(tenant) < aside_max && class.wants_more_of(tenant, &limits, tenants)
+            });
+            let room = if is_roomy { limits.tasks.saturating_sub(class.held()).min(READY_PAGE) } else { READY_TENANTS };
+            let tasks = (room / next.len().max(1)).max(1);
+            let read = |(tenant, after)| ReadyRead { priority, tenant, after, tasks };
+            reads.ready.extend(next.into_iter().map(read));
         }
+        let aside: usize = self.classes.iter().map(|class| class.aside.entries()).sum();
         let is_due = match self.due.rest {
             None => true,
             Some(next) => next.is_some_and(|next| next <= gates.now_ms),
         };
-        if is_due && reads_on {
+        if is_due && aside < 2 * limits.aside {
             reads.due = Some(DueRead { from: self.due.cursor, until_ms: gates.now_ms, rows: DUE_PAGE });
         }
         reads
@@ -176,28 +225,37 @@ impl Window {
             self.due.cursor = page.next;
             self.due.rest = page.end;
         }
-        for (priority, page) in fetched.ready {
+        for (priority, found) in fetched.tenants {
+            self.cursors(priority).found(found);
+        }
+        for (read, page) in fetched.ready {
             for entry in page.entries {
                 self.admit(&Row { key: entry.key, plan: entry.plan, tasks: entry.tasks }, gates);
             }
-            let class = self.class(priority);
-            class.after = class.after.max(page.next_seq);
-            class.at_end = page.end;
+            self.spent.extend(page.gone);
+            self.cursors(read.priority).read(read.tenant, read.after, page.next_seq, page.end);
         }
     }
 
-    /// Up to `n` picks, in order of class and age. Each has its place at its host reserved.
+    /// Up to `n` picks, in order of class and turn. Each has its place and turn at its host reserved.
     pub fn take(&mut self, n: usize, controls: &Controls, hosts: &mut HostTable, now_ms: i64) -> Taken {
+        for host in hosts.take_opened() {
+            let site = Some(host);
+            self.classes.iter_mut().for_each(|class| class.reopen(&site));
+        }
         let mut taken = Taken { picks: Vec::new(), spent: std::mem::take(&mut self.spent) };
         while taken.picks.len() < n {
-            let gates = Gates { controls, hosts, now_ms };
-            let Some((priority, order, lane)) = self.next_pick(&gates) else { break };
-            let Some(candidate) = self.remove(priority, &lane, order) else { break };
-            if let Some(host) = &lane.host {
-                hosts.reserve(host);
+            let Some(candidate) = self.pick(controls, hosts, now_ms) else { break };
+            if let Some(host) = &candidate.lane.host {
+                hosts.reserve(host, now_ms);
             }
-            self.note_pick(priority);
-            self.out.insert(candidate.task, None);
+            self.held.remove(&candidate.task);
+            self.note_pick(candidate.job.priority);
+            let own = candidate.lane.own;
+            if let Some((job, _)) = own {
+                *self.jobs_out.entry(job).or_default() += 1;
+            }
+            self.out.insert(candidate.task, Out { missed_ms: None, is_limited: own.is_some() });
             self.leave_row(candidate.from);
             taken.picks.push(candidate);
         }
@@ -210,10 +268,7 @@ impl Window {
         for candidate in taken.picks {
             let whole = taken.spent.contains(&candidate.from) || self.spent.contains(&candidate.from);
             self.spent.retain(|key| *key != candidate.from);
-            let missed = self.out.remove(&candidate.task).flatten();
-            if let Some(at_ms) = missed {
-                self.pull_back(at_ms);
-            }
+            self.forget(candidate.task);
             self.hold(candidate, whole);
         }
         // Rows without a candidate stay spent.
@@ -223,8 +278,18 @@ impl Window {
 
     /// The task's attempt is over, or it was not to be had: it may be read again.
     pub fn forget(&mut self, task: TaskRef) {
-        if let Some(Some(missed)) = self.out.remove(&task) {
-            self.pull_back(missed);
+        let Some(out) = self.out.remove(&task) else { return };
+        if let Some(at_ms) = out.missed_ms {
+            self.pull_back(at_ms);
+        }
+        if out.is_limited {
+            if let Some(n) = self.jobs_out.get_mut(&task.job) {
+                *n -= 1;
+                if *n == 0 {
+                    self.jobs_out.remove(&task.job);
+                }
+            }
+            self.classes.iter_mut().for_each(|class| class.reopen_job(task.job));
         }
     }
 
@@ -238,11 +303,7 @@ impl Window {
             }
             let priority = class.priority;
             for (lane, order) in class.shut(gates) {
-                if let Some(candidate) = self.remove(priority, &lane, order) {
-                    made = true;
-                    self.class(priority).aside.add(candidate.task.job, candidate.from, &lane);
-                    self.leave_row_aside(candidate.from);
-                }
+                made |= self.set_aside(priority, &lane, order);
             }
         }
         made
@@ -264,9 +325,9 @@ impl Window {
         let mut whole = true;
         for &index in &row.tasks {
             let task = TaskRef { job: row.plan.job, index };
-            if let Some(missed) = self.out.get_mut(&task) {
+            if let Some(out) = self.out.get_mut(&task) {
                 if let QueueKey::Due { at_ms, .. } = row.key {
-                    *missed = Some(missed.map_or(at_ms, |earlier| earlier.min(at_ms)));
+                    out.missed_ms = Some(out.missed_ms.map_or(at_ms, |earlier| earlier.min(at_ms)));
                 }
                 continue;
             }
@@ -274,12 +335,10 @@ impl Window {
             if self.is_held_from(task, row.key) {
                 continue;
             }
-            let limits = self.limits;
-            let class = self.class(priority);
-            if class.has_room(&limits) && class.fits(&candidate.lane, &limits) && !gates.is_shut(&candidate.lane) {
+            if !gates.is_shut(&candidate.lane) && self.make_place(priority, &candidate.lane) {
                 self.hold(candidate, false);
             } else {
-                class.aside.add(task.job, row.key, &candidate.lane);
+                self.class(priority).aside.add(task.job, row.key, &candidate.lane);
                 whole = false;
             }
         }
@@ -290,6 +349,28 @@ impl Window {
                 None => {}
             }
         }
+    }
+
+    /// True: one more of the lane may be held. Somebody's youngest may have had to go for it.
+    fn make_place(&mut self, priority: Priority, lane: &Lane) -> bool {
+        let (limits, readers) = (self.limits, self.cursors(priority).tenants());
+        let class = self.class(priority);
+        let tenants = readers.max(class.shares.count()).max(class.aside.tenants()) + 1;
+        match class.room_for(lane, &limits, tenants) {
+            None => false,
+            Some(None) => true,
+            Some(Some((order, lane))) => self.set_aside(priority, &lane, order),
+        }
+    }
+
+    fn set_aside(&mut self, priority: Priority, lane: &Arc<Lane>, order: Order) -> bool {
+        let Some(candidate) = self.remove(priority, lane, order) else { return false };
+        self.class(priority).aside.add(candidate.task.job, candidate.from, lane);
+        if let Some(row) = self.rows.get_mut(&candidate.from) {
+            row.whole = false;
+        }
+        self.leave_row(candidate.from);
+        true
     }
 
     /// A task held from elsewhere was queued anew since (retried, replayed): the newer place counts.
@@ -328,22 +409,29 @@ impl Window {
         }
     }
 
-    fn leave_row_aside(&mut self, key: QueueKey) {
-        if let Some(row) = self.rows.get_mut(&key) {
-            row.whole = false;
+    fn pick(&mut self, controls: &Controls, hosts: &mut HostTable, now_ms: i64) -> Option<Candidate> {
+        let only_store = !hosts.has_turn(now_ms);
+        let [_, normal, low] = &self.classes;
+        let aged = [(2, low.passed >= LOW_PATIENCE), (1, normal.passed >= NORMAL_PATIENCE)];
+        let aged = aged.into_iter().filter(|(_, is_due)| *is_due).map(|(at, _)| at);
+        let order: Vec<usize> = aged.chain(0..self.classes.len()).collect();
+        let jobs_out = &self.jobs_out;
+        let may_run = |lane: &Lane| {
+            lane.own.is_none_or(|(job, parallel_max)| jobs_out.get(&job).is_none_or(|running| *running < parallel_max))
+        };
+        for at in order {
+            let Some(class) = self.classes.get_mut(at) else { continue };
+            loop {
+                match class.look(&Gates { controls, hosts, now_ms }, only_store, may_run) {
+                    Found::Pick(order, lane, tenant) => return class.start(&lane, order, tenant),
+                    Found::Shut(host) if !hosts.is_open(&host, now_ms) => hosts.watch(&host, now_ms),
+                    // Switched off: a switch will tell.
+                    Found::Shut(_) => {}
+                    Found::Nothing => break,
+                }
+            }
         }
-        self.leave_row(key);
-    }
-
-    fn next_pick(&self, gates: &Gates<'_>) -> Option<(Priority, Order, Arc<Lane>)> {
-        let [high, normal, low] = &self.classes;
-        let aged = [(low, LOW_PATIENCE), (normal, NORMAL_PATIENCE)];
-        let aged = aged.into_iter().filter(|(class, patience)| class.passed >= *patience).map(|(class, _)| class);
-        let mut classes = aged.chain([high, normal, low]);
-        classes.find_map(|class| {
-            let (order, lane) = class.first_open(gates)?;
-            Some((class.priority, order, lane))
-        })
+        None
     }
 
     fn note_pick(&mut self, picked: Priority) {
@@ -353,6 +441,15 @@ impl Window {
             } else if class.priority < picked && !class.is_empty() {
                 class.passed = class.passed.saturating_add(1);
             }
+        }
+    }
+
+    fn cursors(&mut self, priority: Priority) -> &mut Cursors {
+        let [high, normal, low] = &mut self.cursors;
+        match priority {
+            Priority::High => high,
+            Priority::Normal => normal,
+            Priority::Low => low,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::model::{FailureCode, NewLog, Priority, StoredObject, TaskRef, TaskSpec};
-use crate::store::{self, End, LeaseWant, NewJob, Opened, QueueKey, Settlement};
+use crate::store::{self, End, LeaseWant, NewJob, Opened, QueueKey, Settlement, TenantKey};
 use crate::telemetry::Metrics;
 
 async fn admit(opened: &Opened, id: JobId, resources: usize) {
@@ -22,6 +22,7 @@ async fn admit(opened: &Opened, id: JobId, resources: usize) {
         manifest_key: "m".into(),
         now_ms: id.minted_at_ms(),
         open_tasks_max: 1_000_000,
+        parallel_max: 0,
     };
     let (send, wait) = tokio::sync::oneshot::channel();
     opened.store.admit(job, move |result| send.send(result).unwrap());
@@ -56,7 +57,12 @@ async fn a_job_is_explained_from_what_the_store_kept() {
     let id = JobId::first_at_ms(1_000);
     admit(&opened, id, 4).await;
 
-    let entry = opened.reader.ready_after(Priority::Normal, 0, 100).unwrap().entries.remove(0);
+    let entry = opened
+        .reader
+        .ready_after(Priority::Normal, TenantKey::of(&Tenant::default()), 0, 100)
+        .unwrap()
+        .entries
+        .remove(0);
     let ready = entry.tasks.iter().map(|index| (TaskRef { job: id, index: *index }, entry.key));
     let stored = || StoredObject { bucket: "b".into(), key: "k".into(), size_bytes: 7, ..Default::default() };
     // 0 is stored, 1 dies at once, 2 is to be tried again, 3 is not started.

@@ -3,8 +3,10 @@
 use tempfile::TempDir;
 
 use super::*;
-use crate::model::{DeadLetterSelector, Failure, FailureCode, Manifest, NewLog, Priority, StoredObject, TaskSpec};
-use crate::store::{self, End, Idempotency, LeaseWant, NewJob, Settlement, StoreGuard};
+use crate::model::{
+    DeadLetterSelector, Failure, FailureCode, Manifest, NewLog, Priority, StoredObject, TaskSpec, Tenant,
+};
+use crate::store::{self, End, Idempotency, LeaseWant, NewJob, Settlement, StoreGuard, TenantKey};
 
 const DAY_MS: i64 = 86_400_000;
 const NOW_MS: i64 = 100 * DAY_MS;
@@ -49,6 +51,7 @@ impl Site {
             manifest_key: format!("manifests/{n}"),
             now_ms,
             open_tasks_max: 1_000_000,
+            parallel_max: 0,
         };
         let (send, wait) = tokio::sync::oneshot::channel();
         self.store.admit(job, move |result| send.send(result).unwrap());
@@ -57,7 +60,7 @@ impl Site {
 
     /// Runs everything that is ready: resources end as `end` says, manifests are stored.
     async fn work(&self, now_ms: i64, end: impl Fn() -> End) {
-        let page = self.reader.ready_after(Priority::Normal, 0, 1_000).unwrap();
+        let page = self.reader.ready_after(Priority::Normal, TenantKey::of(&Tenant::default()), 0, 1_000).unwrap();
         let wants = page.entries.iter().flat_map(|entry| {
             let task = |index: &_| crate::model::TaskRef { job: entry.plan.job, index: *index };
             entry.tasks.iter().map(move |index| LeaseWant { task: task(index), from: entry.key, until_ms: now_ms + 1 })

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use super::TenantKey;
 use super::keys::{Family, Fields, Space};
 use super::mark::MarkFile;
 use super::open::{OpenError, Options, open_database, recover};
@@ -144,7 +145,17 @@ fn see(seen: &mut Walk, spaces: &Spaces, report: &mut CheckReport, key: &[u8], v
         Family::Spec => drop(records::decode::<SpecRow>("spec", value)?.into_manifest()?),
         Family::Idempotency => drop(records::decode::<IdempotencyRow>("idempotency", value)?),
         Family::Ready => {
-            seen.ready.insert(records::decode::<ReadyRow>("ready", value)?.job()?);
+            let id = records::decode::<ReadyRow>("ready", value)?.job()?;
+            fields.ready().ok_or_else(bad_key)?;
+            // The entry of a job that is deleted meanwhile is of no use and does no harm.
+            if let Some(row) = spaces.get(&super::keys::job(id))? {
+                let job: JobRow = records::decode("job", &row)?;
+                let place = super::keys::ready(job.priority(), TenantKey::of(&job.tenant()?), job.ready_seq);
+                if place.bytes != key {
+                    report.problem(format!("job {id} stands at another place of the ready index than its row says"));
+                }
+            }
+            seen.ready.insert(id);
         }
         Family::Due => {
             let due = fields.timed_task().ok_or_else(bad_key)?;

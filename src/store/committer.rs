@@ -284,6 +284,7 @@ impl Core {
         self.mark = next;
         self.tally = tx.tally;
         self.count_rows(&changes, tx.created.len() as u64);
+        self.published.note_ready(&tx.readied);
         self.published.publish(sequence, self.tally, tx.controls.take(), &tx.touched, tx.queue_moved);
         Ok(())
     }

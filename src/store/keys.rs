@@ -5,7 +5,7 @@
 
 use crate::model::{DeadLetterId, JobId, Priority, TaskIndex, TaskRef};
 
-use super::QueueKey;
+use super::{QueueKey, TenantKey};
 
 /// The four keyspaces. Each keeps its own tree of tables, so each can be flushed, and lost, apart from the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,7 +52,7 @@ pub enum Family {
     Task = 0x03,
     /// ledger: `key hash` → job and body digest.
     Idempotency = 0x04,
-    /// queue: `class, sequence` → job with tasks never leased.
+    /// queue: `class, tenant hash, sequence` → job with tasks never leased.
     Ready = 0x10,
     /// queue: `time, job, index` → nothing; a task that may start at that time.
     Due = 0x11,
@@ -164,8 +164,13 @@ pub fn class_index(priority: Priority) -> usize {
     usize::from(class(priority))
 }
 
-pub fn ready(priority: Priority, seq: u64) -> Key {
-    key(Space::Queue, Family::Ready, &[&[class(priority)], &seq.to_be_bytes()])
+pub fn ready(priority: Priority, tenant: TenantKey, seq: u64) -> Key {
+    key(Space::Queue, Family::Ready, &[&[class(priority)], &tenant.0.to_be_bytes(), &seq.to_be_bytes()])
+}
+
+/// Where the class's entries end.
+pub fn ready_end(priority: Priority) -> Vec<u8> {
+    key(Space::Queue, Family::Ready, &[&[class(priority) + 1]]).bytes
 }
 
 /// Times before 1970 do not occur; clamped so that order holds whatever a clock says.
@@ -212,7 +217,7 @@ pub fn log(id: JobId, offset: u64) -> Key {
 
 pub fn of(queue_key: QueueKey) -> Key {
     match queue_key {
-        QueueKey::Ready { priority, seq } => ready(priority, seq),
+        QueueKey::Ready { priority, tenant, seq } => ready(priority, tenant, seq),
         QueueKey::Due { at_ms, task } => due(at_ms, task),
     }
 }
@@ -256,6 +261,11 @@ impl<'a> Fields<'a> {
 
     pub fn u64(&mut self) -> Option<u64> {
         self.take::<8>().map(u64::from_be_bytes)
+    }
+
+    /// Class, tenant and sequence of a ready entry.
+    pub fn ready(&mut self) -> Option<(u8, TenantKey, u64)> {
+        Some((self.u8()?, TenantKey(self.u64()?), self.u64()?))
     }
 
     pub fn time(&mut self) -> Option<i64> {
@@ -323,9 +333,15 @@ mod tests {
 
     #[test]
     fn urgent_jobs_sort_before_patient_ones() {
-        assert!(ready(Priority::High, 9) < ready(Priority::Normal, 1));
-        assert!(ready(Priority::Normal, 9) < ready(Priority::Low, 1));
-        assert!(ready(Priority::Low, 1) < ready(Priority::Low, 256));
+        let (a, b) = (TenantKey(1), TenantKey(u64::MAX));
+        assert!(ready(Priority::High, b, 9) < ready(Priority::Normal, a, 1));
+        assert!(ready(Priority::Normal, b, 9) < ready(Priority::Low, a, 1));
+        assert!(ready(Priority::Low, a, 1) < ready(Priority::Low, a, 256));
+        assert!(ready(Priority::Low, a, 256) < ready(Priority::Low, b, 1));
+        assert!(ready(Priority::Low, b, u64::MAX).bytes < ready_end(Priority::Low));
+        assert!(ready_end(Priority::High) <= ready(Priority::Normal, TenantKey(0), 0).bytes);
+        let read = Fields::of(Family::Ready, &ready(Priority::Normal, b, 7).bytes).and_then(|mut f| f.ready());
+        assert_eq!(read, Some((1, b, 7)));
     }
 
     #[test]

@@ -34,12 +34,12 @@ use std::time::Duration;
 
 pub use check::{CheckReport, check};
 pub use open::{OpenError, Opened, Options, StoreGuard, open};
-pub use published::JobWatch;
-pub use reader::{Counters, DueCursor, DueEntry, Plan, Reader, ReadyEntry, ReadyPage, Sizes};
+pub use published::{JobWatch, ReadyNews};
+pub use reader::{Counters, DueCursor, DueEntry, Plan, Reader, ReadyEntry, ReadyPage, ReadyTenants, Sizes};
 pub use salvage::{SalvageReport, salvage};
 pub use verbs::{
     Admitted, Canceled, End, FreshJob, Idempotency, Lease, LeaseWant, NewJob, Prune, QueueKey, Replayed, Settled,
-    Settlement, StatusChange, UploadRecord,
+    Settlement, StatusChange, TenantKey, Tried, UploadRecord,
 };
 
 use committer::{Committer, Request};
@@ -102,7 +102,7 @@ impl Store {
         self.change(256 * (wants.len() + spent.len()), move |tx| {
             let leases = wants.into_iter().map(|want| queue::lease(tx, want, now_ms)).collect::<Result<_, _>>()?;
             for key in spent {
-                if let QueueKey::Ready { priority, seq } = key {
+                if let QueueKey::Ready { priority, seq, .. } = key {
                     tx.spent.push((keys::class_index(priority), seq));
                     tx.delete(keys::of(key));
                 }
@@ -110,6 +110,11 @@ impl Store {
             Ok(leases)
         })
         .await
+    }
+
+    /// Tenants that were given ready entries since the last call. For the one dispatcher that keeps the cursors.
+    pub fn take_ready_news(&self) -> ReadyNews {
+        self.published.take_ready()
     }
 
     /// Ends attempts. Settling twice, or with an epoch that is not the present one, changes nothing and says `Stale`.

@@ -28,7 +28,7 @@ use crate::model::{Controls, Refusal};
 use crate::telemetry::Metrics;
 
 /// What the data directory's `VERSION` file says. Another version is refused, not guessed at.
-pub const VERSION: &str = "fetchbox-data 1\n";
+pub const VERSION: &str = "fetchbox-data 2\n";
 /// How long the mark may wait for its own sync.
 const MARK_SYNC_EVERY: Duration = Duration::from_millis(10);
 const DISK_LOOK_EVERY: Duration = Duration::from_secs(1);

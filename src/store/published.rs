@@ -2,16 +2,30 @@
 //!
 //! Owns: the readers' copy of the totals, watches per job, the queue's and the fault's watch. Must not know: rows, verbs.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
+use super::TenantKey;
 use super::tally::Tally;
 use crate::model::{Controls, JobId};
 
+/// Tenants remembered between two looks of the dispatcher, of all classes: some 10 MB. Beyond it the index is scanned.
+const READY_NEWS_MAX: usize = 100_000;
+
+/// What became ready since the dispatcher looked last.
+#[derive(Debug, Default)]
+pub struct ReadyNews {
+    /// By class (high first) and tenant: the lowest new sequence.
+    pub first: BTreeMap<(usize, TenantKey), u64>,
+    /// There were too many to remember: the index must be scanned.
+    pub is_cut: bool,
+}
+
 pub struct Published {
+    ready: Mutex<ReadyNews>,
     sequence: AtomicU64,
     tally: Mutex<Tally>,
     controls: Mutex<Arc<Controls>>,
@@ -29,6 +43,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Published {
     pub fn new(sequence: u64, tally: Tally, controls: Controls) -> Self {
         Self {
+            ready: Mutex::default(),
             sequence: AtomicU64::new(sequence),
             tally: Mutex::new(tally),
             controls: Mutex::new(Arc::new(controls)),
@@ -64,6 +79,26 @@ impl Published {
         if queue_moved || controls_moved {
             self.queue.send_replace(sequence);
         }
+    }
+
+    /// Called before [`Self::publish`] rings the queue's bell.
+    pub fn note_ready(&self, readied: &[(usize, TenantKey, u64)]) {
+        if readied.is_empty() {
+            return;
+        }
+        let mut news = lock(&self.ready);
+        for &(class, tenant, seq) in readied {
+            if news.first.len() >= READY_NEWS_MAX && !news.first.contains_key(&(class, tenant)) {
+                news.is_cut = true;
+                continue;
+            }
+            let first = news.first.entry((class, tenant)).or_insert(seq);
+            *first = seq.min(*first);
+        }
+    }
+
+    pub fn take_ready(&self) -> ReadyNews {
+        std::mem::take(&mut *lock(&self.ready))
     }
 
     pub fn sequence(&self) -> u64 {

@@ -5,6 +5,8 @@
 mod jobs;
 mod queue;
 
+pub use queue::ReadyTenants;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -16,7 +18,7 @@ use super::keys::{Family, Fields, Key, Space};
 use super::published::{JobWatch, Published};
 use super::records::{self, damaged};
 use super::spaces::Spaces;
-use super::{QueueKey, UploadRecord};
+use super::{QueueKey, TenantKey, UploadRecord};
 use crate::model::{
     Controls, FailureCode, JobId, JobState, JobType, Priority, Refusal, TaskIndex, TaskRef, TaskSpec, Tenant,
 };
@@ -42,6 +44,8 @@ pub struct Plan {
     pub manifest_key: String,
     pub manifest_stored: bool,
     pub tasks: Vec<TaskSpec>,
+    /// Attempts of the job's resources that may run at once; 0: no limit of its own.
+    pub parallel_max: u32,
     /// About what this plan occupies in memory.
     pub bytes: usize,
 }
@@ -55,9 +59,13 @@ pub struct ReadyEntry {
     pub tasks: Vec<TaskIndex>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct ReadyPage {
     pub entries: Vec<ReadyEntry>,
+    /// Entries whose job is not kept any more: nothing of them is left to lease.
+    pub gone: Vec<QueueKey>,
+    /// What could not be read and was passed over.
+    pub damaged: Vec<Refusal>,
     /// Continue after this sequence.
     pub next_seq: u64,
     /// Nothing stood behind `next_seq` when the page was read.

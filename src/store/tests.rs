@@ -39,6 +39,7 @@ fn new_job(n: u64, resources: usize) -> NewJob {
         manifest_key: format!("manifests/{n}"),
         now_ms: 1_000,
         open_tasks_max: 1_000_000,
+        parallel_max: 0,
     }
 }
 
@@ -49,7 +50,7 @@ async fn admit(store: &Store, job: NewJob) -> Result<Admitted, Refusal> {
 }
 
 async fn lease_all(opened: &Opened) -> Vec<Lease> {
-    let page = opened.reader.ready_after(Priority::Normal, 0, 1_000).unwrap();
+    let page = opened.reader.ready_after(Priority::Normal, TenantKey::of(&Tenant::default()), 0, 1_000).unwrap();
     let mut wants = Vec::new();
     for entry in &page.entries {
         for index in &entry.tasks {

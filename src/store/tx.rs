@@ -8,6 +8,7 @@ use std::ops::Bound;
 
 use prost::Message;
 
+use super::TenantKey;
 use super::keys::{self, Family, Key};
 use super::records::{self, JobRow, LogRow, TaskRow};
 use super::spaces::Spaces;
@@ -30,6 +31,8 @@ pub struct Tx<'a> {
     pub unleased: Vec<u64>,
     /// Ready entries of which nothing is left, as class and sequence.
     pub spent: Vec<(usize, u64)>,
+    /// Ready entries added by this group, as class, tenant and sequence.
+    pub readied: Vec<(usize, TenantKey, u64)>,
     /// Jobs accepted by this group.
     pub created: Vec<JobId>,
     /// Jobs whose watchers wake after the commit.
@@ -49,6 +52,7 @@ impl<'a> Tx<'a> {
             leased: Vec::new(),
             unleased: Vec::new(),
             spent: Vec::new(),
+            readied: Vec::new(),
             created: Vec::new(),
             touched: BTreeSet::new(),
             queue_moved: false,
@@ -59,7 +63,8 @@ impl<'a> Tx<'a> {
     pub fn verb<T>(&mut self, verb: impl FnOnce(&mut Self) -> Result<T, Refusal>) -> Result<T, Refusal> {
         self.undo.clear();
         let tally = self.tally;
-        let lengths = (self.leased.len(), self.unleased.len(), self.spent.len(), self.created.len());
+        let lengths =
+            (self.leased.len(), self.unleased.len(), self.spent.len(), self.created.len(), self.readied.len());
         let result = verb(self);
         if result.is_err() {
             self.tally = tally;
@@ -67,6 +72,7 @@ impl<'a> Tx<'a> {
             self.unleased.truncate(lengths.1);
             self.spent.truncate(lengths.2);
             self.created.truncate(lengths.3);
+            self.readied.truncate(lengths.4);
             for (key, before) in std::mem::take(&mut self.undo).into_iter().rev() {
                 match before {
                     Some(before) => self.overlay.insert(key, before),

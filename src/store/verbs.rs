@@ -1,5 +1,7 @@
 //! What the verbs take and give.
 
+use sha2::{Digest, Sha256};
+
 use crate::model::{
     DeadLetterId, Failure, Job, JobId, JobState, JobType, Manifest, NewLog, Priority, StoredObject, TaskIndex, TaskRef,
     TaskSpec, Tenant, Validators,
@@ -24,6 +26,8 @@ pub struct NewJob {
     pub now_ms: i64,
     /// RATE_LIMITED when more tasks than this would be open.
     pub open_tasks_max: u64,
+    /// Attempts of the job's resources that may run at once; 0: no limit of its own.
+    pub parallel_max: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,10 +46,22 @@ pub struct Admitted {
     pub duplicate: bool,
 }
 
+/// A tenant as the ready index sorts it: the first eight bytes of the SHA-256 of its name. Two tenants with one key would
+/// share their turns and nothing else.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TenantKey(pub u64);
+
+impl TenantKey {
+    pub fn of(tenant: &Tenant) -> Self {
+        let digest: [u8; 32] = Sha256::digest(tenant.as_str().as_bytes()).into();
+        Self(digest.iter().take(8).fold(0, |key, byte| key << 8 | u64::from(*byte)))
+    }
+}
+
 /// Where in the queue a task was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum QueueKey {
-    Ready { priority: Priority, seq: u64 },
+    Ready { priority: Priority, tenant: TenantKey, seq: u64 },
     Due { at_ms: i64, task: TaskRef },
 }
 
@@ -63,6 +79,15 @@ pub struct Lease {
     pub epoch: u64,
     /// Counts from 1.
     pub attempt: u32,
+    pub tried: Tried,
+}
+
+/// What has failed of a task before, by the budget it was charged to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tried {
+    pub downloads: u32,
+    pub uploads: u32,
+    pub throttled: u32,
 }
 
 #[derive(Debug, Clone)]

@@ -180,7 +180,11 @@ impl<'a> Errand<'a> {
             worker.guard.check(address).map_err(refused)?;
         }
         let permit = self.gate.enter(&host).await.map_err(|down| {
-            let failed = Failed::new(FailureCode::DownloadHostDown, down.to_string());
+            let failed = if down.is_pause() {
+                Failed::new(FailureCode::DownloadThrottled, "the host asked for a pause")
+            } else {
+                Failed::new(FailureCode::DownloadHostDown, down.to_string())
+            };
             Failed { retry_after: Some(down.retry_after), ..failed }
         })?;
         let options = &worker.options;

@@ -246,9 +246,17 @@ pub trait HostGate: Send + Sync {
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("the host has not answered for {down_for:?}")]
 pub struct HostDown {
+    /// Zero: it is well and asked for a pause, longer than an attempt waits.
     pub down_for: Duration,
     /// When it is tried again.
     pub retry_after: Duration,
+}
+
+impl HostDown {
+    /// The attempt was throttled; the host is not out of order.
+    pub fn is_pause(&self) -> bool {
+        self.down_for.is_zero()
+    }
 }
 
 /// Held while a request to a host runs. Carries whatever its giver wants dropped at the end.

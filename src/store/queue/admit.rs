@@ -8,7 +8,7 @@ use crate::model::{JobId, JobState, Priority, Refusal, RefusalCode};
 use crate::store::keys::{self, Family};
 use crate::store::records::{IdempotencyRow, JobRow, ReadyRow, SpecRow, priority_number};
 use crate::store::tx::Tx;
-use crate::store::{Admitted, Idempotency, NewJob};
+use crate::store::{Admitted, Idempotency, NewJob, TenantKey};
 
 /// A spec of at most this many bytes rides in the job's row: one row less for the many small jobs, and still cheap to
 /// rewrite with each change of the job.
@@ -20,6 +20,7 @@ pub struct Admission {
     job: JobRow,
     spec: Option<Vec<u8>>,
     idempotency: Option<Idempotency>,
+    tenant: TenantKey,
     priority: Priority,
     open_tasks_max: u64,
 }
@@ -40,6 +41,7 @@ impl Admission {
             revision: 1,
             trace_id: job.trace_id,
             external: job.external,
+            parallel_max: job.parallel_max,
             idempotency: job.idempotency.map(|i| i.key.to_vec()).unwrap_or_default(),
             ..JobRow::default()
         };
@@ -55,6 +57,7 @@ impl Admission {
             job: row,
             spec,
             idempotency: job.idempotency,
+            tenant: TenantKey::of(&job.tenant),
             priority: job.priority,
             open_tasks_max: job.open_tasks_max,
         }
@@ -67,7 +70,7 @@ impl Admission {
 }
 
 pub fn admit(tx: &mut Tx<'_>, admission: Admission) -> Result<Admitted, Refusal> {
-    let Admission { id, mut job, spec, idempotency, priority, open_tasks_max } = admission;
+    let Admission { id, mut job, spec, idempotency, tenant, priority, open_tasks_max } = admission;
     if let Some(idempotency) = &idempotency
         && let Some(known) = tx.row::<IdempotencyRow>(Family::Idempotency, &keys::idempotency(&idempotency.key))?
         && let Some(admitted) = duplicate(tx, idempotency, &known)?
@@ -97,7 +100,8 @@ pub fn admit(tx: &mut Tx<'_>, admission: Admission) -> Result<Admitted, Refusal>
             job.ready_seq = *next;
             *next += 1;
         }
-        tx.put_row(keys::ready(priority, job.ready_seq), &ReadyRow { job: id.as_bytes().to_vec() });
+        tx.put_row(keys::ready(priority, tenant, job.ready_seq), &ReadyRow { job: id.as_bytes().to_vec() });
+        tx.readied.push((class, tenant, job.ready_seq));
         tx.queue_moved = true;
     }
     tx.tally.tasks_open += tasks;

@@ -2,10 +2,10 @@
 
 use super::{end_if_done, end_job, make_due};
 use crate::model::{JobId, JobState, NewLog, Refusal, RefusalCode, TaskIndex, TaskRef};
-use crate::store::Canceled;
 use crate::store::keys;
 use crate::store::records::{JobRow, TaskRow};
 use crate::store::tx::Tx;
+use crate::store::{Canceled, TenantKey};
 
 pub fn cancel(tx: &mut Tx<'_>, id: JobId, reason: &str, now_ms: i64) -> Result<Canceled, Refusal> {
     let mut job = tx.job_or_refuse(id)?;
@@ -58,7 +58,7 @@ fn cancel_tasks(tx: &mut Tx<'_>, id: JobId, job: &mut JobRow, now_ms: i64) -> Re
         tx.tally.tasks_open = tx.tally.tasks_open.saturating_sub(1);
         job.canceled += 1;
     }
-    tx.delete(keys::ready(job.priority(), job.ready_seq));
+    tx.delete(keys::ready(job.priority(), TenantKey::of(&job.tenant()?), job.ready_seq));
     tx.spent.push((keys::class_index(job.priority()), job.ready_seq));
     if !job.manifest_stored {
         let manifest = TaskRef::manifest(id);

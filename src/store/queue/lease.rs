@@ -35,7 +35,7 @@ pub fn lease(tx: &mut Tx<'_>, want: LeaseWant, now_ms: i64) -> Result<Option<Lea
         job.set_state(JobState::InProgress);
         tx.put_job(want.task.job, job, now_ms);
     }
-    Ok(Some(Lease { task: want.task, epoch, attempt: row.attempts }))
+    Ok(Some(Lease { task: want.task, epoch, attempt: row.attempts, tried: row.tried_before() }))
 }
 
 /// The task's row if it may be leased from where the caller found it.

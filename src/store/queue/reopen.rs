@@ -50,6 +50,7 @@ fn reopen(tx: &mut Tx<'_>, task: TaskRef, job: &mut JobRow, replay_of: &str, now
         _ => return Ok(false),
     }
     row.attempts = 0;
+    row.forget_tried();
     row.interrupted = 0;
     row.updated_at_ms = now_ms;
     if !replay_of.is_empty() {
@@ -98,6 +99,7 @@ pub fn replay(tx: &mut Tx<'_>, id: DeadLetterId, fresh: FreshJob, now_ms: i64) -
         tasks: vec![letter.spec],
         now_ms,
         open_tasks_max: u64::MAX,
+        parallel_max: 0,
     };
     admit(tx, Admission::new(job))?;
     let task = TaskRef { job: fresh.id, index: TaskIndex(0) };

@@ -81,6 +81,7 @@ fn record_failure(
     started_at_ms: i64,
     not_before_ms: i64,
 ) {
+    row.charge(failure.code.budget());
     let failure_row = FailureRow::from_failure(failure);
     row.failure = Some(failure_row.clone());
     row.push_tried(AttemptRow {

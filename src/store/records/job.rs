@@ -64,6 +64,9 @@ pub struct JobRow {
     /// Log records below this offset were deleted.
     #[prost(uint64, tag = "26")]
     pub logs_from: u64,
+    /// Attempts of its resources that may run at once; 0: no limit of its own.
+    #[prost(uint32, tag = "40")]
+    pub parallel_max: u32,
 }
 
 impl JobRow {

@@ -5,8 +5,9 @@ use prost::Message;
 use super::spec::TaskSpecRow;
 use super::{Pairs, damaged, digest};
 use crate::model::{
-    Attempt, DeadLetter, DeadLetterId, Failure, FailureCode, JobType, Refusal, StoredObject, TaskState, Tenant,
+    Attempt, Budget, DeadLetter, DeadLetterId, Failure, FailureCode, JobType, Refusal, StoredObject, TaskState, Tenant,
 };
+use crate::store::Tried;
 
 #[derive(Clone, PartialEq, Message)]
 pub struct FailureRow {
@@ -144,6 +145,13 @@ pub struct TaskRow {
     pub replay_of: String,
     #[prost(int64, tag = "10")]
     pub updated_at_ms: i64,
+    /// Failed attempts by the budget they were charged to.
+    #[prost(uint32, tag = "20")]
+    pub failed_downloads: u32,
+    #[prost(uint32, tag = "21")]
+    pub failed_uploads: u32,
+    #[prost(uint32, tag = "22")]
+    pub throttled: u32,
 }
 
 impl TaskRow {
@@ -156,6 +164,25 @@ impl TaskRow {
 
     pub fn is_open(&self) -> bool {
         self.state < Self::DONE
+    }
+
+    pub fn charge(&mut self, budget: Budget) {
+        let count = match budget {
+            Budget::Download => &mut self.failed_downloads,
+            Budget::Upload => &mut self.failed_uploads,
+            Budget::Throttled => &mut self.throttled,
+            Budget::None => return,
+        };
+        *count = count.saturating_add(1);
+    }
+
+    pub fn tried_before(&self) -> Tried {
+        Tried { downloads: self.failed_downloads, uploads: self.failed_uploads, throttled: self.throttled }
+    }
+
+    /// Fresh budgets.
+    pub fn forget_tried(&mut self) {
+        (self.failed_downloads, self.failed_uploads, self.throttled) = (0, 0, 0);
     }
 
     pub fn push_tried(&mut self, attempt: AttemptRow) {
