@@ -115,6 +115,12 @@ fn one(letter: &wire::DeadLetterTask) -> String {
         context.sort();
         lines.extend(context.iter().map(|(name, value)| format!("            {name} {}", words::tame(value))));
     }
+    for (name, sentence) in [("means", &letter.meaning), ("to do", &letter.action)] {
+        // Older daemons do not say.
+        if !sentence.is_empty() {
+            lines.push(format!("  {name:<9} {sentence}"));
+        }
+    }
     lines.push(format!("  replay    fetchbox dlq replay {}", letter.id));
     lines.join("\n")
 }

@@ -210,6 +210,8 @@ pub(crate) fn dead_letter(letter: &DeadLetter, places: &Places) -> pb::DeadLette
         failed_at_ms: letter.id.died_at_ms,
         id: letter.id.to_string(),
         failure: Some(failure(&letter.failure)),
+        meaning: letter.failure.code.meaning().to_owned(),
+        action: letter.failure.code.action().to_owned(),
     }
 }
 

@@ -259,6 +259,7 @@ fn a_dead_letter_tells_why_without_credentials() {
     let message = dead_letter(&letter, &places());
     assert_eq!(dead_letter_id("id", &message.id).unwrap(), id);
     assert_eq!((message.failure_code.as_str(), message.failed_at_ms), ("DOWNLOAD_NOT_FOUND", 8));
+    assert!(message.meaning.contains("404") && message.action.contains("replay"), "{message:?}");
     assert!(!format!("{message:?}").contains("secret"));
 }
 
