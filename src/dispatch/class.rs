@@ -1,9 +1,9 @@
 //! One priority class of the window: its candidates by host and tenant, whose turn it is, what it put aside.
 //!
-//! Two levels of fairness. Tenants take turns in bringing a host: of those it waits at, the one it was at least recently. At that
-//! host, the tenants that wait there take turns, whoever brought it: so each has the same part of the host, and none can keep
-//! another from its own hosts. Hosts that are found shut leave the order until they are said to be open again, so a pick does
-//! not look at them. Pure. Must not know: other classes, running attempts.
+//! Who starts next, in this order: at the host with the fewest attempts under way, so that a slow one does not fill the places;
+//! among tenants that wait at such hosts in turn, each going round its own. At the host found so, the tenants that wait there
+//! take turns, whoever's turn brought it: each has the same part of the host. Hosts that are found shut leave the order until
+//! they are said to be open again, so a pick does not look at them. Pure. Must not know: other classes, running attempts.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -24,6 +24,10 @@ pub(super) struct Limits {
     pub aside: usize,
 }
 
+/// More lanes than these put aside are looked through only so often: one look at ten thousand costs a millisecond.
+const LANES_FREELY: usize = 256;
+const LOOK_PAUSE_MS: i64 = 100;
+
 #[derive(Debug)]
 pub(super) struct Class {
     pub priority: Priority,
@@ -34,6 +38,8 @@ pub(super) struct Class {
     held: usize,
     bytes: usize,
     pub aside: Aside,
+    /// Not before this are many lanes put aside looked through again.
+    pub look_again_ms: i64,
     /// Picks that went to a higher class while this one held something.
     pub passed: u32,
 }
@@ -88,11 +94,13 @@ impl Class {
             held: 0,
             bytes: 0,
             aside: Aside::default(),
+            look_again_ms: 0,
             passed: 0,
         }
     }
 
-    pub fn insert(&mut self, candidate: Candidate) {
+    /// `load`: attempts under way at the candidate's host.
+    pub fn insert(&mut self, candidate: Candidate, load: u32) {
         let order = Order::of(candidate.task);
         let key = candidate.lane.clone();
         self.held += 1;
@@ -114,7 +122,7 @@ impl Class {
             }
             queue.heads.insert((order, key.clone()));
         }
-        self.shares.add(key.tenant, order, &key);
+        self.shares.add(key.tenant, order, &key, load);
     }
 
     pub fn remove(&mut self, key: &Arc<Lane>, order: Order) -> Option<Candidate> {
@@ -206,6 +214,15 @@ impl Class {
         let waiting = self.sites.get(site)?.tenants.values();
         let firsts = waiting.filter_map(|queue| Some((queue.turn, queue.first(&is_open)?)));
         firsts.min().map(|(_, first)| first.clone())
+    }
+
+    /// So many attempts are under way at the host.
+    pub fn load(&mut self, site: &Site, load: u32) {
+        if let Some(queue) = self.sites.get(site) {
+            for tenant in queue.tenants.keys() {
+                self.shares.load(*tenant, site, load);
+            }
+        }
     }
 
     /// The host may be open again.
@@ -307,13 +324,21 @@ impl Class {
     }
 
     /// Rows set aside that should come back now: of lanes that are not shut and run low.
-    pub fn returning(&self, rows: usize, limits: &Limits, tenants: usize, gates: &Gates<'_>) -> Vec<QueueKey> {
-        self.aside.oldest(rows, |lane| {
-            !gates.is_shut(lane)
+    pub fn returning(&mut self, rows: usize, limits: &Limits, tenants: usize, gates: &Gates<'_>) -> Vec<QueueKey> {
+        if self.aside.lanes() == 0 || gates.now_ms < self.look_again_ms {
+            return Vec::new();
+        }
+        let back = self.aside.oldest(rows, |lane| {
+            self.wants_more_of(lane.tenant, limits, tenants)
                 && self.runs_low(lane, limits)
-                && self.wants_more_of(lane.tenant, limits, tenants)
+                && !gates.is_shut(lane)
                 && self.room_for(lane, limits, tenants).is_some()
-        })
+        });
+        self.look_again_ms = 0;
+        if back.is_empty() && self.aside.lanes() > LANES_FREELY {
+            self.look_again_ms = gates.now_ms.saturating_add(LOOK_PAUSE_MS);
+        }
+        back
     }
 
     fn runs_low(&self, lane: &Lane, limits: &Limits) -> bool {

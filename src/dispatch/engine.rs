@@ -4,7 +4,6 @@
 //! for a commit or an attempt alone. Must not know: what is decided (`plan`), how effects are done (`effects`).
 
 use std::collections::{BTreeSet, HashMap};
-use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +25,7 @@ use super::leases::Leases;
 use super::limits::Rules;
 use super::plan::Planner;
 use super::settle::{Attempted, panicked, tell};
+use super::wait::{changed, gauge, or_never, panic_text};
 use super::window::Taken;
 use super::{Options, is_busy, pause_of, tally};
 use crate::clock::{Clock, random_unit};
@@ -476,28 +476,4 @@ impl<E: Effects> Engine<E> {
             }
         });
     }
-}
-
-async fn or_never<F: Future + Unpin>(call: &mut Option<F>) -> F::Output {
-    match call {
-        Some(call) => call.await,
-        None => pending().await,
-    }
-}
-
-/// False: nobody will ever tick again.
-async fn changed(work: &mut Option<watch::Receiver<u64>>) -> bool {
-    match work {
-        Some(work) => work.changed().await.is_ok(),
-        None => pending().await,
-    }
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
-}
-
-fn gauge(n: usize) -> i64 {
-    i64::try_from(n).unwrap_or(i64::MAX)
 }

@@ -5,9 +5,9 @@
 use std::collections::HashMap;
 
 use super::Options;
-use super::model_queue::TENANTS;
-use super::model_test::{World, options};
-use crate::model::{Priority, Tenant};
+use super::model_queue::{State, TENANTS};
+use super::model_test::{World, lane_of, options};
+use crate::model::{ControlChange, Priority, TaskIndex, TaskRef, Tenant};
 use crate::store::TenantKey;
 
 fn key(tenant: usize) -> TenantKey {
@@ -148,4 +148,98 @@ fn a_dead_hosts_tasks_wait_and_then_are_let_through() {
     world.turn();
     assert!(world.running.len() > 1, "they are let through, to fail and end");
     world.finish();
+}
+
+#[test]
+fn low_work_goes_on_while_high_work_never_ends() {
+    let mut world = World::new(options(1, 16, 300), false);
+    world.queue.submit(Priority::Low, &[0, 0], "x", 0);
+    for _ in 0..100 {
+        world.queue.submit(Priority::High, &[1], "x", 0);
+    }
+    let mut order = Vec::new();
+    for _ in 0..100 {
+        world.turn();
+        order.push(world.running[0].0.job.priority);
+        world.end(0, 7);
+    }
+    assert_eq!(order[..16], [Priority::High; 16]);
+    assert_eq!(order.iter().filter(|p| **p == Priority::Low).count(), 3, "one in seventeen, until it is done");
+}
+
+#[test]
+fn one_slow_host_with_more_work_than_the_window_holds_does_not_stop_the_others() {
+    let mut world = World::new(options(8, 2, 60), false);
+    for _ in 0..50 {
+        world.queue.submit(Priority::Normal, &[0; 11], "x", 0);
+    }
+    world.queue.submit(Priority::Normal, &[1, 2, 3], "x", 0);
+    // Manifests need no host: they end at once; host a never answers.
+    for _ in 0..200 {
+        world.turn();
+        while let Some(at) = world.running.iter().position(|(_, host)| host.as_deref() != Some("a:80")) {
+            world.end(at, 7);
+        }
+    }
+    let last = world.queue.jobs.last().unwrap().job;
+    let left = world.queue.states.range(TaskRef { job: last, index: TaskIndex(0) }..);
+    assert!(
+        left.into_iter().all(|(_, state)| *state == State::Done),
+        "the last job waits behind a host it does not use"
+    );
+    assert_eq!(world.running.len(), 2);
+    world.finish();
+}
+
+#[test]
+fn a_paused_host_with_more_work_than_the_window_holds_does_not_stop_the_others() {
+    let mut world = World::new(options(8, 2, 30), false);
+    for _ in 0..50 {
+        world.queue.submit(Priority::Normal, &[0; 11], "x", 0);
+    }
+    world.turn();
+    world.control(&ControlChange::PauseHost("a:80".to_owned()));
+    world.queue.submit(Priority::Normal, &[1, 2, 3], "x", 0);
+    world.tell();
+    for _ in 0..200 {
+        world.turn();
+        while !world.running.is_empty() {
+            world.end(0, 7);
+        }
+    }
+    let open = world.queue.states.iter().filter(|(_, state)| **state != State::Done);
+    assert!(open.into_iter().all(|(task, _)| *lane_of(&world.queue.plan(task.job), *task).host.unwrap() == *"a:80"));
+    world.finish();
+}
+
+#[test]
+fn a_slow_host_takes_one_place_while_others_have_work() {
+    let mut world = World::new(options(8, 8, 600), false);
+    (0..10).for_each(|_| submit(&mut world, 0, 0, 80, 4));
+    for _ in 0..80 {
+        world.turn();
+        let at_slow = world.running.iter().filter(|(_, host)| host.as_deref() == Some("a:80")).count();
+        assert!(at_slow <= 3, "{at_slow} of 8 places wait for a host that does not answer");
+        while let Some(at) = world.running.iter().position(|(_, host)| host.as_deref() != Some("a:80")) {
+            world.end(at, 7);
+        }
+    }
+}
+
+#[test]
+fn a_pick_among_ten_thousand_hosts_looks_at_few() {
+    // With every host looked at for every pick, this takes minutes.
+    let mut world = World::new(options(32, 1, 40_000), false);
+    let hosts: Vec<String> = (0..10_000).map(|n| format!("h{n}.example")).collect();
+    world.queue.submit_urls(&hosts, 0);
+    world.tell();
+    let mut started = 0;
+    for _ in 0..400 {
+        world.turn();
+        started += world.running.len();
+        while !world.running.is_empty() {
+            world.end(0, 7);
+        }
+    }
+    assert_eq!(started, 10_001);
 }

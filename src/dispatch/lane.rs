@@ -203,6 +203,10 @@ impl Aside {
         self.tenants.get(&tenant).copied().unwrap_or(0)
     }
 
+    pub fn lanes(&self) -> usize {
+        self.lanes.len()
+    }
+
     /// How many tenants have any.
     pub fn tenants(&self) -> usize {
         self.tenants.len()

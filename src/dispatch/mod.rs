@@ -40,6 +40,7 @@ mod replay;
 mod settle;
 mod shares;
 mod tally;
+mod wait;
 mod window;
 
 use std::collections::BTreeMap;

@@ -80,6 +80,15 @@ impl Queue {
         }));
     }
 
+    /// One job with a resource at each of these hosts.
+    pub fn submit_urls(&mut self, hosts: &[String], now: i64) {
+        self.submit(Priority::Normal, &vec![0; hosts.len()], "x", now);
+        let plan = self.jobs.last_mut().map(Arc::make_mut).unwrap();
+        for (task, host) in plan.tasks.iter_mut().zip(hosts) {
+            task.url = format!("http://{host}/");
+        }
+    }
+
     pub fn plan(&self, job: JobId) -> Arc<Plan> {
         self.jobs.iter().find(|plan| plan.job == job).unwrap().clone()
     }

@@ -413,7 +413,7 @@ impl World {
     }
 }
 
-fn lane_of(plan: &Plan, task: TaskRef) -> Lane {
+pub(super) fn lane_of(plan: &Plan, task: TaskRef) -> Lane {
     let spec = plan.tasks.get(usize::from(task.index.0));
     Lane {
         host: spec.map(|spec| host_of(&spec.url).as_str().into()),
@@ -450,68 +450,6 @@ proptest! {
         }
         world.finish();
     }
-}
-
-#[test]
-fn low_work_goes_on_while_high_work_never_ends() {
-    let mut world = World::new(options(1, 16, 300), false);
-    world.queue.submit(Priority::Low, &[0, 0], "x", 0);
-    for _ in 0..100 {
-        world.queue.submit(Priority::High, &[1], "x", 0);
-    }
-    let mut order = Vec::new();
-    for _ in 0..100 {
-        world.turn();
-        order.push(world.running[0].0.job.priority);
-        world.end(0, 7);
-    }
-    assert_eq!(order[..16], [Priority::High; 16]);
-    assert_eq!(order.iter().filter(|p| **p == Priority::Low).count(), 3, "one in seventeen, until it is done");
-}
-
-#[test]
-fn one_slow_host_with_more_work_than_the_window_holds_does_not_stop_the_others() {
-    let mut world = World::new(options(8, 2, 60), false);
-    for _ in 0..50 {
-        world.queue.submit(Priority::Normal, &[0; 11], "x", 0);
-    }
-    world.queue.submit(Priority::Normal, &[1, 2, 3], "x", 0);
-    // Manifests need no host: they end at once; host a never answers.
-    for _ in 0..200 {
-        world.turn();
-        while let Some(at) = world.running.iter().position(|(_, host)| host.as_deref() != Some("a:80")) {
-            world.end(at, 7);
-        }
-    }
-    let last = world.queue.jobs.last().unwrap().job;
-    let left = world.queue.states.range(TaskRef { job: last, index: TaskIndex(0) }..);
-    assert!(
-        left.into_iter().all(|(_, state)| *state == State::Done),
-        "the last job waits behind a host it does not use"
-    );
-    assert_eq!(world.running.len(), 2);
-    world.finish();
-}
-
-#[test]
-fn a_paused_host_with_more_work_than_the_window_holds_does_not_stop_the_others() {
-    let mut world = World::new(options(8, 2, 30), false);
-    for _ in 0..50 {
-        world.queue.submit(Priority::Normal, &[0; 11], "x", 0);
-    }
-    world.turn();
-    world.control(&ControlChange::PauseHost("a:80".to_owned()));
-    world.queue.submit(Priority::Normal, &[1, 2, 3], "x", 0);
-    world.tell();
-    for _ in 0..200 {
-        world.turn();
-        while !world.running.is_empty() {
-            world.end(0, 7);
-        }
-    }
-    let open = world.queue.states.iter().filter(|(_, state)| **state != State::Done);
-    assert!(open.into_iter().all(|(task, _)| *lane_of(&world.queue.plan(task.job), *task).host.unwrap() == *"a:80"));
-    world.finish();
 }
 
 #[test]

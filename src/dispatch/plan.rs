@@ -154,7 +154,13 @@ impl Planner {
             Allowance::Wait(until_ms) => Some(until_ms),
             Allowance::One | Allowance::All => None,
         };
-        let times = [self.window.next_due_ms(), hosts.next_open_ms(now_ms), parked, Some(self.hold_until_ms)];
+        let times = [
+            self.window.next_due_ms(),
+            self.window.next_aside_ms(),
+            hosts.next_open_ms(now_ms),
+            parked,
+            Some(self.hold_until_ms),
+        ];
         times.into_iter().flatten().filter(|at| *at > now_ms).min()
     }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::class::{Class, Found, Limits};
 use super::cursors::Cursors;
 use super::hosts::HostTable;
-use super::lane::{Candidate, Gates, Lane, Order, Row};
+use super::lane::{Candidate, Gates, Lane, Order, Row, Site};
 use crate::model::{Controls, JobId, Priority, Refusal, TaskRef};
 use crate::store::{DueCursor, QueueKey, ReadyNews, ReadyPage, ReadyTenants, TenantKey};
 
@@ -106,6 +106,8 @@ pub(super) struct Window {
     held: HashMap<TaskRef, (Priority, Arc<Lane>)>,
     /// Picked and not settled yet: no task is here twice.
     out: HashMap<TaskRef, Out>,
+    /// How many of them are at each host.
+    loads: HashMap<Site, u32>,
     /// How many of them belong to a job that limits its own attempts.
     jobs_out: HashMap<JobId, u32>,
     rows: HashMap<QueueKey, Held>,
@@ -117,8 +119,7 @@ pub(super) struct Window {
 struct Out {
     /// The due entry that was read meanwhile.
     missed_ms: Option<i64>,
-    /// Its job limits its own attempts.
-    is_limited: bool,
+    lane: Arc<Lane>,
 }
 
 #[derive(Debug)]
@@ -136,6 +137,7 @@ impl Window {
             cursors: [Cursors::default(), Cursors::default(), Cursors::default()],
             held: HashMap::new(),
             out: HashMap::new(),
+            loads: HashMap::new(),
             jobs_out: HashMap::new(),
             rows: HashMap::new(),
             spent: Vec::new(),
@@ -167,6 +169,11 @@ impl Window {
         self.due.rest = self.due.rest.map(|next| Some(next.map_or(at_ms, |next| next.min(at_ms))));
     }
 
+    /// When rows put aside are looked through again, if there are many.
+    pub fn next_aside_ms(&self) -> Option<i64> {
+        self.classes.iter().map(|class| class.look_again_ms).filter(|at| *at > 0).min()
+    }
+
     /// When a task becomes due that was not when it was last looked.
     pub fn next_due_ms(&self) -> Option<i64> {
         self.due.rest.flatten()
@@ -176,15 +183,13 @@ impl Window {
     pub fn wanted(&mut self, gates: &Gates<'_>) -> Reads {
         let mut reads = Reads::default();
         let limits = self.limits;
-        for (class, cursors) in self.classes.iter().zip(&mut self.cursors) {
+        for (class, cursors) in self.classes.iter_mut().zip(&mut self.cursors) {
             let priority = class.priority;
             // One more than are here: there is always room for somebody who comes.
             let tenants = cursors.tenants().max(class.shares.count()).max(class.aside.tenants()) + 1;
             reads.tenants.extend(cursors.search().map(|from| (priority, from)));
-            if class.aside.entries() > 0 {
-                let back = class.returning(RETURN_PAGE, &limits, tenants, gates);
-                reads.again.extend(back.into_iter().map(|key| (priority, key)));
-            }
+            let back = class.returning(RETURN_PAGE, &limits, tenants, gates);
+            reads.again.extend(back.into_iter().map(|key| (priority, key)));
             let is_roomy = class.wants_more(&limits);
             if !is_roomy && !class.is_uneven() {
                 continue;
@@ -251,11 +256,11 @@ impl Window {
             }
             self.held.remove(&candidate.task);
             self.note_pick(candidate.job.priority);
-            let own = candidate.lane.own;
-            if let Some((job, _)) = own {
+            if let Some((job, _)) = candidate.lane.own {
                 *self.jobs_out.entry(job).or_default() += 1;
             }
-            self.out.insert(candidate.task, Out { missed_ms: None, is_limited: own.is_some() });
+            self.change_load(&candidate.lane.host, 1);
+            self.out.insert(candidate.task, Out { missed_ms: None, lane: candidate.lane.clone() });
             self.leave_row(candidate.from);
             taken.picks.push(candidate);
         }
@@ -282,7 +287,8 @@ impl Window {
         if let Some(at_ms) = out.missed_ms {
             self.pull_back(at_ms);
         }
-        if out.is_limited {
+        self.change_load(&out.lane.host, -1);
+        if out.lane.own.is_some() {
             if let Some(n) = self.jobs_out.get_mut(&task.job) {
                 *n -= 1;
                 if *n == 0 {
@@ -389,7 +395,8 @@ impl Window {
         }
         let priority = candidate.job.priority;
         self.held.insert(candidate.task, (priority, candidate.lane.clone()));
-        self.class(priority).insert(candidate);
+        let load = self.loads.get(&candidate.lane.host).copied().unwrap_or(0);
+        self.class(priority).insert(candidate, load);
     }
 
     fn remove(&mut self, priority: Priority, lane: &Arc<Lane>, order: Order) -> Option<Candidate> {
@@ -432,6 +439,16 @@ impl Window {
             }
         }
         None
+    }
+
+    fn change_load(&mut self, site: &Site, by: i32) {
+        let load = self.loads.entry(site.clone()).or_default();
+        *load = load.saturating_add_signed(by);
+        let load = *load;
+        if load == 0 {
+            self.loads.remove(site);
+        }
+        self.classes.iter_mut().for_each(|class| class.load(site, load));
     }
 
     fn note_pick(&mut self, picked: Priority) {

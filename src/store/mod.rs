@@ -19,6 +19,8 @@ mod open;
 mod prune;
 mod published;
 mod queue;
+#[cfg(test)]
+mod queue_test;
 mod reader;
 mod records;
 mod salvage;

@@ -6,11 +6,11 @@ use crate::model::*;
 use crate::store::*;
 use crate::telemetry::Metrics;
 
-fn reopen(dir: &Path) -> Opened {
+pub(super) fn reopen(dir: &Path) -> Opened {
     open(dir, &Options::default(), Metrics::new()).unwrap()
 }
 
-fn new_job(n: u64, resources: usize) -> NewJob {
+pub(super) fn new_job(n: u64, resources: usize) -> NewJob {
     let tasks: Vec<TaskSpec> = (0..resources)
         .map(|i| TaskSpec { resource_id: format!("r{i}"), url: format!("http://h/{n}/{i}"), ..TaskSpec::default() })
         .collect();
@@ -43,7 +43,7 @@ fn new_job(n: u64, resources: usize) -> NewJob {
     }
 }
 
-async fn admit(store: &Store, job: NewJob) -> Result<Admitted, Refusal> {
+pub(super) async fn admit(store: &Store, job: NewJob) -> Result<Admitted, Refusal> {
     let (send, wait) = tokio::sync::oneshot::channel();
     store.admit(job, move |result| send.send(result).unwrap());
     wait.await.unwrap()
@@ -62,7 +62,7 @@ async fn lease_all(opened: &Opened) -> Vec<Lease> {
     opened.store.lease(wants, spent, 2_000).await.unwrap().into_iter().flatten().collect()
 }
 
-fn settlement(lease: &Lease, end: End) -> Settlement {
+pub(super) fn settlement(lease: &Lease, end: End) -> Settlement {
     Settlement {
         task: lease.task,
         epoch: lease.epoch,
@@ -89,7 +89,7 @@ fn dead(lease: &Lease) -> Settlement {
     settlement(lease, End::Dead(failure))
 }
 
-fn checked(dir: &Path) {
+pub(super) fn checked(dir: &Path) {
     let report = check(dir).unwrap();
     assert!(report.is_clean(), "{:#?}", report.problems);
 }
