@@ -182,10 +182,7 @@ async fn http(mut client: TcpStream, mood: Mood, truth: &Mutex<Truth>) -> io::Re
     if let Mood::Says(status) = mood {
         return say(&mut client, status).await;
     }
-    let mut origin = match reach(truth, authority).await {
-        Ok(origin) => origin,
-        Err(_) => return say(&mut client, 502).await,
-    };
+    let Ok(mut origin) = reach(truth, authority).await else { return say(&mut client, 502).await };
     if method == "CONNECT" {
         client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await?;
         origin.write_all(&rest).await?;
