@@ -2,16 +2,17 @@
 //!
 //! Owns: the client, hops, what the headers already tell. Must not know: digests, storage.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 
 use super::classify::{self, Answer, Failed};
 use super::resolve::GuardedResolver;
 use super::target::{BadHop, Target};
-use super::{Guard, HostGate, Options, Permit, Worker, headers};
+use super::{Guard, HostGate, Options, Permit, Validators, Worker, headers};
 use crate::clock::Clock;
 use crate::model::{FailureCode, TaskSpec};
 
@@ -42,6 +43,29 @@ pub(super) fn client(options: &Options, guard: Arc<Guard>) -> Result<reqwest::Cl
     })
 }
 
+/// What is asked of an origin.
+pub(super) struct Want<'a> {
+    pub(super) spec: &'a TaskSpec,
+    /// Of the whole body.
+    pub(super) bytes_max: u64,
+    /// From here on, if it is still the same version; from the start otherwise.
+    pub(super) from: Option<Resume>,
+    /// Nothing, while it is still this version.
+    pub(super) unless: Option<&'a Validators>,
+}
+
+pub(super) struct Resume {
+    pub(super) offset: u64,
+    pub(super) etag: String,
+    /// Of the whole body, where it is known.
+    pub(super) total: Option<u64>,
+}
+
+pub(super) enum Answered {
+    Body(Box<Fetched>),
+    NotChanged { context: BTreeMap<String, String> },
+}
+
 /// An answer whose body has not been read yet.
 pub(super) struct Fetched {
     response: reqwest::Response,
@@ -49,7 +73,8 @@ pub(super) struct Fetched {
     /// The host's place is taken until the body has been read.
     _permit: Permit,
     /// Content-Length, where one came.
-    pub(super) declared: Option<u64>,
+    declared: Option<u64>,
+    offset: u64,
     idle: Duration,
     pace: Pace,
     received: u64,
@@ -57,19 +82,34 @@ pub(super) struct Fetched {
 
 impl Worker {
     /// Follows redirects until there is a body of at most `bytes_max` bytes, as far as the headers tell.
-    pub(super) async fn fetch(&self, spec: &TaskSpec, bytes_max: u64, gate: &dyn HostGate) -> Result<Fetched, Failed> {
+    pub(super) async fn fetch(&self, want: Want<'_>, gate: &dyn HostGate) -> Result<Answered, Failed> {
+        let Want { spec, bytes_max, .. } = want;
         let bad_url = |message| Failed::new(FailureCode::DownloadBadUrl, message);
         let mut target = Target::parse(&spec.url).map_err(bad_url)?;
         let mut headers = headers::outgoing(&spec.headers, &self.options.user_agent).map_err(bad_url)?;
+        conditions(&want, &mut headers);
         let mut redirects = 0;
         loop {
             let hop = self.hop(&target, headers.clone(), gate).await;
             let (response, permit) = hop.map_err(|failed| at(failed, &target, redirects))?;
+            if response.status() == 304 && want.unless.is_some() {
+                let context = BTreeMap::from([("host".to_owned(), target.host_port())]);
+                return Ok(Answered::NotChanged { context });
+            }
+            if let Some(from) = want.from.as_ref().filter(|from| continues(&response, from)) {
+                let idle = Duration::from_millis(self.options.idle_timeout_ms);
+                let pace = Pace { bytes_per_second_min: self.options.bytes_per_second_min, ..Pace::default() };
+                let (declared, offset) = (response.content_length(), from.offset);
+                let fetched = Fetched { response, target, _permit: permit, declared, offset, idle, pace, received: 0 };
+                return Ok(Answered::Body(Box::new(fetched)));
+            }
             match self.judge(&response, &target, bytes_max, gate).map_err(|failed| at(failed, &target, redirects))? {
                 Judged::Body { declared } => {
                     let idle = Duration::from_millis(self.options.idle_timeout_ms);
                     let pace = Pace { bytes_per_second_min: self.options.bytes_per_second_min, ..Pace::default() };
-                    return Ok(Fetched { response, target, _permit: permit, declared, idle, pace, received: 0 });
+                    let fetched =
+                        Fetched { response, target, _permit: permit, declared, offset: 0, idle, pace, received: 0 };
+                    return Ok(Answered::Body(Box::new(fetched)));
                 }
                 Judged::Redirect { location } => {
                     redirects += 1;
@@ -148,6 +188,34 @@ impl Worker {
     }
 }
 
+fn conditions(want: &Want<'_>, headers: &mut HeaderMap) {
+    let mut set = |name: header::HeaderName, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(name, value);
+        }
+    };
+    if let Some(from) = &want.from {
+        set(header::RANGE, &format!("bytes={}-", from.offset));
+        set(header::IF_RANGE, &from.etag);
+    }
+    if let Some(unless) = want.unless {
+        if !unless.etag.is_empty() {
+            set(header::IF_NONE_MATCH, &unless.etag);
+        } else if !unless.last_modified.is_empty() {
+            set(header::IF_MODIFIED_SINCE, &unless.last_modified);
+        }
+    }
+}
+
+fn continues(response: &reqwest::Response, from: &Resume) -> bool {
+    let range = response.headers().get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
+    let wanted = match from.total {
+        Some(total) => format!("bytes {}-{}/{total}", from.offset, total.saturating_sub(1)),
+        None => format!("bytes {}-", from.offset),
+    };
+    response.status() == 206 && range.is_some_and(|range| range.starts_with(&wanted))
+}
+
 enum Judged {
     Body { declared: Option<u64> },
     Redirect { location: String },
@@ -204,6 +272,28 @@ impl Fetched {
             return Err(self.blame(Failed::new(FailureCode::DownloadTimeout, message)));
         }
         Ok(piece)
+    }
+
+    /// Where in the whole body this one begins; 0: from the start.
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Bytes of the whole body, as declared.
+    pub(super) fn total(&self) -> Option<u64> {
+        self.declared.map(|declared| declared.saturating_add(self.offset))
+    }
+
+    pub(super) fn validators(&self) -> Validators {
+        let text = |name| {
+            let value = self.response.headers().get(name).and_then(|value| value.to_str().ok());
+            value.unwrap_or_default().to_owned()
+        };
+        Validators { etag: text(header::ETAG), last_modified: text(header::LAST_MODIFIED) }
+    }
+
+    pub(super) fn context(&self) -> BTreeMap<String, String> {
+        BTreeMap::from([("host".to_owned(), self.target.host_port())])
     }
 
     pub(super) fn content_type(&self) -> Option<&str> {

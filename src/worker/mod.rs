@@ -9,11 +9,14 @@
 
 mod classify;
 mod fetch;
+mod found;
+mod goal;
 mod guard;
 mod headers;
 mod kind;
 mod resolve;
 mod run;
+mod send;
 mod target;
 #[cfg(test)]
 mod tests;
