@@ -19,6 +19,7 @@ mod flips;
 mod limits;
 mod metrics;
 mod polite;
+mod story;
 mod uploads_faulty;
 mod uploads_killed;
 mod whole;

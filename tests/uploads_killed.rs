@@ -261,7 +261,6 @@ async fn a_resource_that_always_takes_the_daemon_with_it_is_given_up_and_says_wh
     // Queued again twice it is queued once.
     let again = pb::ReplayDeadLettersRequest {
         selector: Some(pb::DeadLetterSelector { job_id: job_id.clone(), ..Default::default() }),
-        ..Default::default()
     };
     let first = client.replay_dead_letters(again.clone()).await.unwrap();
     let second = client.replay_dead_letters(again).await.unwrap();

@@ -136,19 +136,17 @@ fn answer(shared: &Arc<Shared>, request: &Request<Incoming>) -> Result<Response<
     let bytes: u64 = query.strip_prefix("bytes=").and_then(|text| text.parse().ok()).unwrap_or(0);
     let body = pieces(&name, bytes, shared.block.clone());
     let body: Body = if shared.digesting {
-        let seed = (body, Sha256::new(), shared.clone(), name.clone());
-        let told = stream::unfold(seed, move |(mut body, mut digest, shared, name)| async move {
-            match body.next() {
-                Some(piece) => {
-                    digest.update(&piece);
-                    Some((Ok(Frame::data(piece)), (body, digest, shared, name)))
-                }
-                None => {
-                    let told = (name, bytes, digest.finalize().into());
-                    shared.told.lock().unwrap_or_else(PoisonError::into_inner).push(told);
-                    None
-                }
+        let seed = (body, Sha256::new(), 0, shared.clone(), name.clone());
+        let told = stream::unfold(seed, move |(mut body, mut digest, sent, shared, name)| async move {
+            let piece = body.next()?;
+            digest.update(&piece);
+            let sent = sent + piece.len() as u64;
+            // Nobody asks again after the last byte that was promised.
+            if sent == bytes {
+                let told = (name.clone(), bytes, digest.clone().finalize().into());
+                shared.told.lock().unwrap_or_else(PoisonError::into_inner).push(told);
             }
+            Some((Ok(Frame::data(piece)), (body, digest, sent, shared, name)))
         });
         StreamBody::new(told).boxed()
     } else if bytes <= TURN as u64 {

@@ -145,6 +145,9 @@ async fn handle(state: Shared, request: Request<Incoming>) -> Reply {
     let key = request.uri().path().trim_start_matches('/').to_owned();
     let framed =
         request.headers().get("content-encoding").is_some_and(|coding| coding.as_bytes().starts_with(b"aws-chunked"));
+    if request.headers().get("x-amz-content-sha256").is_some_and(|hash| hash.as_bytes() == b"UNSIGNED-PAYLOAD") {
+        count(&state, "unsigned bodies");
+    }
     let (part, upload) = (of("partNumber").and_then(|part| part.parse().ok()), of("uploadId"));
     let method = request.method().clone();
     match (method.as_str(), upload, part) {

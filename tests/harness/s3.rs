@@ -45,6 +45,7 @@ impl S3Server {
     pub async fn start(buckets: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let data = folder.path().join("data");
+        std::fs::create_dir_all(&data).expect("the data folder");
         for bucket in buckets {
             std::fs::create_dir_all(data.join(bucket)).expect("a bucket's folder");
         }
