@@ -15,7 +15,7 @@ use crate::harness::origin::{Behaviour, Origin, Seen};
 use crate::harness::{ask, eventually, pb, rounds, set};
 
 /// Requests a second that each host is asked for at most, and how many may come at once after a pause.
-const RATE: f64 = 10.0;
+const RATE: u32 = 10;
 const BURST: u32 = 2;
 /// Between our start of a request and its arrival: a test machine is no real-time system.
 const JITTER: f64 = 0.25;
@@ -91,7 +91,7 @@ fn too_fast(seen: &[Seen]) -> Option<String> {
     times.iter().enumerate().find_map(|(from, start)| {
         let over = |(to, end): (usize, &f64)| {
             let (count, span) = (to - from + 1, end - start);
-            (count as f64 > f64::from(BURST) + RATE * (span + JITTER) + 1.0)
+            (count as f64 > f64::from(BURST) + f64::from(RATE) * (span + JITTER) + 1.0)
                 .then(|| format!("{count} within {span:.3} s"))
         };
         times.iter().enumerate().skip(from).find_map(over)

@@ -7,7 +7,7 @@ use crate::harness::checker::{Checker, Shelf, Truth};
 use crate::harness::host::Host;
 use crate::harness::manifest::{path_of, resource, submission};
 use crate::harness::origin::{Behaviour, Origin};
-use crate::harness::s3::{Fault, S3Double, Which};
+use crate::harness::s3::{Fault, Moment, S3Double, Which};
 use crate::harness::{ask, eventually, on_s3, pb};
 
 const BUCKET: &str = "things";
@@ -80,10 +80,11 @@ async fn a_store_that_slows_down_or_fails_on_parts_costs_neither_the_upload_nor_
 async fn parts_that_fail_beyond_the_attempt_are_sent_by_the_next_one_to_the_same_upload() {
     let world = World::new(0).await;
     // The first part is safe by then.
-    let mut first = world.s3.hold(Which::Part, Some(1), crate::harness::s3::Moment::Answered);
+    let mut first = world.s3.hold(Which::Part, Some(1), Moment::Done);
     let watch = async {
         first.reached().await;
         world.s3.fault(Which::Part, 5, Fault::Answer(503, "SlowDown"));
+        first.go_on();
     };
     tokio::join!(watch, world.stored());
     assert_eq!(world.s3.count(&Which::CreateMultipart), 1, "the upload was begun again");

@@ -10,7 +10,7 @@ use crate::harness::checker::{self, Checker, Shelf, Truth};
 use crate::harness::manifest::{path_of, resource, submission};
 use crate::harness::origin::{Behaviour, Origin, Sent};
 use crate::harness::s3::{Held, Moment, S3Double, Which};
-use crate::harness::{ask, on_s3, pb, rounds, seed};
+use crate::harness::{ask, eventually, on_s3, pb, rounds, seed};
 
 const BUCKET: &str = "things";
 /// The smallest S3 takes.
@@ -206,6 +206,37 @@ async fn an_origin_that_changed_between_two_lives_gives_the_new_version_and_neve
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_kill_mid_download_into_the_local_folder_leaves_one_right_object_and_no_staged_file() {
+    const CUT: usize = 3 * PART as usize;
+    let origin = Origin::start().await;
+    origin.on_fn("/", |seen| {
+        let whole = body(&seen.path).versioned("\"v1\"");
+        if seen.hit == 1 { whole.hang_after(CUT) } else { whole }
+    });
+    let home = Home::new();
+    let daemon = home.start().await;
+    let job_id = submit(&daemon, &origin.url("/local")).await;
+    eventually("the first bytes", || async {
+        (origin.sent("/local").first().is_some_and(|sent| sent.bytes == CUT as u64)).then_some(())
+    })
+    .await;
+    daemon.kill().await;
+    let daemon = home.start().await;
+    let client = daemon.client().await;
+    let end = ask::end_of(&client, &job_id).await;
+    assert_eq!(end.state(), pb::JobState::Completed, "{end:?}");
+    println!("fetched again: {}", again(&origin.sent("/local").split_off(1), CUT as u64));
+    let objects = Shelf::Folder(home.objects());
+    Checker { objects, acks: &[], truth: &truth, orphans_allowed: false }.check(&client).await;
+    sweep_uploads(&daemon).await;
+    let staged = checker::files(&home.objects().join(".staging"));
+    assert!(staged.is_empty(), "{staged:?}");
+    drop(client);
+    assert_eq!(daemon.terminate().await.0, Some(0));
+    checker::data_is_clean(&home.data_dir()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_that_stood_still_for_longer_than_a_lease_settles_each_task_once() {
     let mut world = World::new().await;
     world.home.config.dispatch.lease_ms = 1_000;
@@ -247,7 +278,7 @@ async fn a_resource_that_always_takes_the_daemon_with_it_is_given_up_and_says_wh
             job_id = submit(&daemon, &origin.url("/poison")).await;
         }
         // It dies while the request is out.
-        crate::harness::eventually("the attempt", || async { (origin.hits("/poison") >= life).then_some(()) }).await;
+        eventually("the attempt", || async { (origin.hits("/poison") >= life).then_some(()) }).await;
         daemon.kill().await;
     }
     let daemon = home.start().await;
