@@ -28,7 +28,9 @@ pub async fn job<W: World>(world: &W, id: JobId, objects_too: bool, rows: usize)
             let tasks = world.tasks(id, from, rows)?;
             let end = tasks.len() < rows;
             from = tasks.last().map_or(from, |task| TaskIndex(task.task.index.0.saturating_add(1)));
-            let stored = tasks.into_iter().filter_map(|task| place_of(task.state));
+            // What is known by its content may be another job's object as well.
+            let own = tasks.into_iter().filter(|task| !task.spec.content_addressed);
+            let stored = own.filter_map(|task| place_of(task.state));
             objects += delete_objects(world, stored.collect()).await?;
             if end {
                 break;

@@ -4,6 +4,9 @@
 
 mod jobs;
 mod queue;
+mod uploads;
+
+pub use uploads::Standing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -77,7 +77,7 @@ impl ObjectRow {
         }
     }
 
-    fn into_object(self) -> Result<StoredObject, Refusal> {
+    pub fn into_object(self) -> Result<StoredObject, Refusal> {
         Ok(StoredObject {
             sha256: digest("object", &self.sha256)?,
             bucket: self.bucket,
@@ -141,6 +141,9 @@ pub struct TaskRow {
     pub replay_of: String,
     #[prost(int64, tag = "10")]
     pub updated_at_ms: i64,
+    /// Some attempt recorded an upload that nobody has said to be over.
+    #[prost(bool, tag = "11")]
+    pub uploads: bool,
 }
 
 impl TaskRow {
