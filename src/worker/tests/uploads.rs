@@ -162,7 +162,9 @@ impl Lives {
             known: self.known.clone(),
             ..assignment(self.spec.clone())
         };
-        let (worker, ledger) = (worker(self.objects(), |_| {}), self.ledger.clone());
+        // A body that breaks off ends the attempt: what goes on here is the upload, in the next one.
+        let worker = worker(self.objects(), |options| options.resumes_max = 0);
+        let ledger = self.ledger.clone();
         let run = tokio::spawn(async move { worker.run(assignment, &*ledger, &Queue::default(), stop).await });
         tokio::select! {
             outcome = run => Some(outcome.unwrap()),
