@@ -1,4 +1,4 @@
-//! What a running attempt asks and tells: whether it still holds its lease, and which uploads it began.
+//! What a running attempt asks and tells: whether it still holds its lease, what earlier ones left, and how its upload goes.
 //!
 //! Must not know: downloads, the loop.
 
@@ -10,10 +10,10 @@ use async_trait::async_trait;
 use super::leases::Leases;
 use super::{is_busy, pause_of};
 use crate::clock::Clock;
-use crate::model::TaskRef;
+use crate::model::{Refusal, TaskRef, TaskSpec};
 use crate::objects::Place;
-use crate::store::{Store, UploadRecord};
-use crate::worker::{Begun, LeaseLost, PartStored, Progress, Whole};
+use crate::store::{Left, Reader, Source, Standing, Store, UploadPart, UploadRecord};
+use crate::worker::{Begun, Kept, Known, LeaseLost, PartStored, Progress, Stored, Validators, Whole, Worker};
 
 /// An upload's record is worth waiting for while the committer is busy, but not for ever.
 const BUSY_TRIES: u32 = 100;
@@ -24,18 +24,35 @@ pub(super) struct LeaseProgress {
     pub leases: Arc<Leases>,
     pub task: TaskRef,
     pub epoch: u64,
+    /// The upload it was to go on with, and the epoch under which that is recorded.
+    pub kept: Option<(String, u64)>,
 }
 
 impl LeaseProgress {
-    fn record(&self, upload_id: &str, place: &Place) -> UploadRecord {
-        UploadRecord {
-            task: self.task,
-            epoch: self.epoch,
-            bucket: place.bucket.clone(),
-            key: place.key.clone(),
-            upload_id: upload_id.to_owned(),
-            begun_at_ms: self.clock.now_ms(),
+    /// Under which epoch an upload is recorded: that of the attempt that began it.
+    fn epoch_of(&self, upload_id: &str) -> u64 {
+        self.kept.as_ref().filter(|(kept, _)| kept == upload_id).map_or(self.epoch, |(_, epoch)| *epoch)
+    }
+
+    /// Waits while the committer is busy and the lease holds.
+    async fn record<F>(&self, what: &str, verb: impl Fn() -> F + Send + Sync) -> Result<(), LeaseLost>
+    where
+        F: Future<Output = Result<(), Refusal>> + Send,
+    {
+        for _ in 0..BUSY_TRIES {
+            if !self.leases.is_held(self.task, self.epoch) {
+                return Err(LeaseLost);
+            }
+            match verb().await {
+                Ok(()) => return Ok(()),
+                Err(refusal) if is_busy(&refusal) => tokio::time::sleep(pause_of(&refusal)).await,
+                Err(refusal) => {
+                    tracing::warn!(task = %self.task, %refusal, "{what} could not be recorded");
+                    return Err(LeaseLost);
+                }
+            }
         }
+        Err(LeaseLost)
     }
 }
 
@@ -46,33 +63,46 @@ impl Progress for LeaseProgress {
     }
 
     async fn upload_begun(&self, begun: &Begun) -> Result<(), LeaseLost> {
-        for _ in 0..BUSY_TRIES {
-            if !self.leases.is_held(self.task, self.epoch) {
-                return Err(LeaseLost);
-            }
-            match self.store.upload_begun(self.record(&begun.upload_id, &begun.place)).await {
-                Ok(()) => return Ok(()),
-                Err(refusal) if is_busy(&refusal) => tokio::time::sleep(pause_of(&refusal)).await,
-                Err(refusal) => {
-                    tracing::warn!(task = %self.task, %refusal, "an upload could not be recorded");
-                    return Err(LeaseLost);
-                }
-            }
-        }
-        Err(LeaseLost)
+        let record = UploadRecord {
+            task: self.task,
+            epoch: self.epoch,
+            bucket: begun.place.bucket.clone(),
+            key: begun.place.key.clone(),
+            upload_id: begun.upload_id.clone(),
+            begun_at_ms: self.clock.now_ms(),
+            stage: begun.stage.clone(),
+            part_bytes: begun.part_bytes,
+            etag: begun.validators.etag.clone(),
+            last_modified: begun.validators.last_modified.clone(),
+            total_bytes: begun.total_bytes,
+            content_type: begun.content_type.clone(),
+            metadata: begun.metadata.clone(),
+            completing: None,
+        };
+        self.record("an upload", || self.store.upload_begun(record.clone())).await
     }
 
-    async fn part_stored(&self, _: &str, _: &PartStored) -> Result<(), LeaseLost> {
-        Ok(())
+    async fn part_stored(&self, upload_id: &str, part: &PartStored) -> Result<(), LeaseLost> {
+        let epoch = self.epoch_of(upload_id);
+        let part = UploadPart {
+            index: part.index,
+            part_id: part.part_id.clone(),
+            end_bytes: part.end_bytes,
+            digest_state: part.digest_state.clone(),
+        };
+        self.record("a part", || self.store.part_stored(self.task, epoch, part.clone())).await
     }
 
-    async fn completing(&self, _: &str, _: &Whole) -> Result<(), LeaseLost> {
-        Ok(())
+    async fn completing(&self, upload_id: &str, whole: &Whole) -> Result<(), LeaseLost> {
+        let (epoch, whole) = (self.epoch_of(upload_id), *whole);
+        let verb = || self.store.upload_completing(self.task, epoch, whole.sha256, whole.size_bytes);
+        self.record("a completion", verb).await
     }
 
     async fn upload_ended(&self, upload_id: &str) {
+        let epoch = self.epoch_of(upload_id);
         for _ in 0..BUSY_TRIES {
-            match self.store.upload_ended(self.record(upload_id, &Place::default())).await {
+            match self.store.upload_ended(self.task, epoch).await {
                 Ok(()) => return,
                 Err(refusal) if is_busy(&refusal) => {
                     tokio::time::sleep(pause_of(&refusal).max(Duration::from_millis(1))).await;
@@ -84,5 +114,90 @@ impl Progress for LeaseProgress {
                 }
             }
         }
+    }
+}
+
+/// What an attempt knows of the time before it.
+#[derive(Debug, Default)]
+pub(super) struct Before {
+    pub interrupted: bool,
+    pub kept: Option<Kept>,
+    /// Under which the kept upload is recorded.
+    pub kept_epoch: u64,
+    pub known: Option<Known>,
+}
+
+impl Before {
+    /// One or two point reads of rows just written; what cannot be read is not used, and the body is fetched from its start.
+    pub fn read(reader: &Reader, task: TaskRef, spec: &TaskSpec, place: &Place) -> Self {
+        let unreadable =
+            |refusal: Refusal| tracing::warn!(%task, %refusal, "what earlier attempts left cannot be read");
+        let Left { interrupted, upload } = reader.left(task).map_err(unreadable).unwrap_or_default();
+        let known = if spec.revalidate {
+            reader.source(&place.bucket, &place.key, &spec.url).map_err(unreadable).unwrap_or_default()
+        } else {
+            None
+        };
+        let kept_epoch = upload.as_ref().map_or(0, |(upload, _)| upload.epoch);
+        Self { interrupted, kept: upload.map(kept), kept_epoch, known: known.map(known_of) }
+    }
+}
+
+fn kept((upload, parts): (UploadRecord, Vec<UploadPart>)) -> Kept {
+    let part = |part: UploadPart| PartStored {
+        index: part.index,
+        part_id: part.part_id,
+        end_bytes: part.end_bytes,
+        digest_state: part.digest_state,
+    };
+    Kept {
+        completing: upload.completing.map(|(sha256, size_bytes)| Whole { sha256, size_bytes }),
+        // A gap cannot be: each part is recorded before the next is sent.
+        parts: parts.into_iter().zip(0u32..).take_while(|(part, at)| part.index == *at).map(|(p, _)| part(p)).collect(),
+        begun: Begun {
+            upload_id: upload.upload_id,
+            stage: upload.stage,
+            place: Place { bucket: upload.bucket, key: upload.key },
+            part_bytes: upload.part_bytes,
+            validators: Validators { etag: upload.etag, last_modified: upload.last_modified },
+            total_bytes: upload.total_bytes,
+            content_type: upload.content_type,
+            metadata: upload.metadata,
+        },
+    }
+}
+
+fn known_of(source: Source) -> Known {
+    let validators = Validators { etag: source.etag, last_modified: source.last_modified };
+    Known { object: source.object, validators }
+}
+
+/// Keeps which version of the resource the object holds, before its task is settled: it is true whatever becomes of that.
+pub(super) async fn remember(store: &Store, now_ms: i64, spec: &TaskSpec, place: &Place, stored: &Stored) {
+    let Validators { etag, last_modified } = stored.validators.clone();
+    if !spec.revalidate || (etag.is_empty() && last_modified.is_empty()) {
+        return;
+    }
+    let source = Source { object: stored.object.clone(), etag, last_modified, at_ms: now_ms };
+    if let Err(refusal) = store.remember_source(&place.bucket, &place.key, &spec.url, source).await {
+        tracing::debug!(%refusal, "the version of an object is not remembered: the next job downloads it again");
+    }
+}
+
+/// After an attempt that was stopped: a task that was canceled has no use for its upload; one of a daemon that stops goes on with
+/// it at the next start.
+pub(super) async fn abandon(store: &Store, reader: &Reader, worker: &Worker, task: TaskRef) {
+    let left = match (reader.standing(task), reader.left(task)) {
+        (Ok(Standing::Closed), Ok(left)) => left,
+        // Else the sweep finds it.
+        _ => return,
+    };
+    let Some((upload, _)) = left.upload else { return };
+    let place = Place { bucket: upload.bucket, key: upload.key };
+    let aborted = worker.abandon(&place, &upload.upload_id).await;
+    if aborted.is_ok()
+        && let Err(refusal) = store.upload_ended(task, upload.epoch).await
+    {
+        tracing::debug!(%task, %refusal, "an upload's end could not be recorded");
     }
 }

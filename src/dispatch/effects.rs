@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::LeaseProgress;
+use super::attempt::{Before, LeaseProgress, abandon, remember};
 use super::finalize::Owed;
 use super::gate::AttemptGate;
 use super::lane::{Candidate, Row};
@@ -18,7 +18,7 @@ use super::off_thread;
 use super::window::{DuePage, DueRead, Fetched, Reads};
 use crate::clock::Clock;
 use crate::handler;
-use crate::model::{Controls, JobId, Manifest, Refusal, RefusalCode, TaskIndex, TaskRef};
+use crate::model::{Controls, JobId, Manifest, Refusal, RefusalCode, TaskIndex, TaskRef, TaskSpec};
 use crate::objects::Place;
 use crate::store::{DueCursor, Lease, LeaseWant, Plan, QueueKey, Reader, ReadyNews, Settled, Settlement, Store};
 use crate::worker::{Assignment, Outcome, Worker};
@@ -107,26 +107,33 @@ impl Effects for Live {
                 () = stop.cancelled() => Outcome::Released,
             };
         };
-        let key =
-            handler::resource_key(&self.storage_prefix, spec, &candidate.job.job_type, &candidate.task.job.to_string());
-        let assignment = Assignment {
-            task: lease.task,
-            epoch: lease.epoch,
-            attempt: lease.attempt,
-            spec: spec.as_ref().clone(),
-            place: Place { bucket: spec.bucket.clone().unwrap_or_else(|| self.default_bucket.clone()), key },
-            interrupted: false,
-            kept: None,
-            known: None,
-        };
+        let place = self.place(spec, &candidate);
+        let before = Before::read(&self.reader, lease.task, spec, &place);
         let progress = LeaseProgress {
             store: self.store.clone(),
             clock: self.clock.clone(),
             leases: self.leases.clone(),
             task: lease.task,
             epoch: lease.epoch,
+            kept: before.kept.as_ref().map(|kept| (kept.begun.upload_id.clone(), before.kept_epoch)),
         };
-        self.worker.run(assignment, &progress, &gate, stop).await
+        let assignment = Assignment {
+            task: lease.task,
+            epoch: lease.epoch,
+            attempt: lease.attempt,
+            spec: spec.as_ref().clone(),
+            place: place.clone(),
+            interrupted: before.interrupted,
+            kept: before.kept,
+            known: before.known,
+        };
+        let outcome = self.worker.run(assignment, &progress, &gate, stop).await;
+        match &outcome {
+            Outcome::Stored(stored) => remember(&self.store, self.clock.now_ms(), spec, &place, stored).await,
+            Outcome::Released => abandon(&self.store, &self.reader, &self.worker, lease.task).await,
+            Outcome::Failed { .. } => {}
+        }
+        outcome
     }
 
     fn controls(&self) -> Controls {
@@ -155,6 +162,20 @@ impl Effects for Live {
 }
 
 impl Live {
+    /// Where the task's object is to stand; for one that is known by its content, the folder above digests.
+    fn place(&self, spec: &TaskSpec, candidate: &Candidate) -> Place {
+        let (job_type, job) = (&candidate.job.job_type, candidate.task.job.to_string());
+        let key = match (&spec.key_prefix, spec.content_addressed) {
+            (_, false) => handler::resource_key(&self.storage_prefix, spec, job_type, &job),
+            (None, true) => self.storage_prefix.clone(),
+            (prefix, true) => handler::resource_folder(&self.storage_prefix, prefix.as_deref(), job_type, &job),
+        };
+        Place {
+            bucket: spec.bucket.clone().unwrap_or_else(|| self.default_bucket.clone()),
+            key: key.trim_matches('/').to_owned(),
+        }
+    }
+
     async fn manifest(&self, candidate: &Candidate) -> Outcome {
         let (reader, job, to_json) = (self.reader.clone(), candidate.task.job, self.manifest_json);
         let read = off_thread(move || reader.manifest(job).map(|found| found.map(|manifest| to_json(&manifest)))).await;

@@ -84,6 +84,19 @@ impl TaskRef {
     pub fn is_manifest(&self) -> bool {
         self.index == TaskIndex::MANIFEST
     }
+
+    /// The name of what the attempt of this epoch stages: one path segment, unique for ever.
+    pub fn stage(&self, epoch: u64) -> String {
+        format!("{self}-{epoch}")
+    }
+
+    /// Reads [`TaskRef::stage`] back; None for a name of any other origin.
+    pub fn of_stage(stage: &str) -> Option<(Self, u64)> {
+        let (task, epoch) = stage.rsplit_once('-')?;
+        let (job, index) = task.rsplit_once('.')?;
+        let found = (Self { job: job.parse().ok()?, index: TaskIndex(index.parse().ok()?) }, epoch.parse().ok()?);
+        (found.0.stage(found.1) == stage).then_some(found)
+    }
 }
 
 impl fmt::Display for TaskRef {
@@ -184,6 +197,15 @@ mod tests {
         let id = DeadLetterId { died_at_ms: 5, task: TaskRef { job: JobId::first_at_ms(9), index: TaskIndex(7) } };
         assert_eq!(id.to_string().parse::<DeadLetterId>().unwrap(), id);
         assert!("5-x-7".parse::<DeadLetterId>().is_err());
+    }
+
+    #[test]
+    fn a_stage_tells_whose_it_is() {
+        let task = TaskRef { job: JobId::first_at_ms(9), index: TaskIndex(7) };
+        assert_eq!(TaskRef::of_stage(&task.stage(12)), Some((task, 12)));
+        for other in ["", "x-1", "task-2", &format!("{task}-x"), &format!("{task}-012"), &format!("a{task}-1")] {
+            assert_eq!(TaskRef::of_stage(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -8,16 +8,19 @@
 mod folders;
 mod key;
 mod local;
+mod local_upload;
 mod options;
 mod s3;
 mod s3_error;
+mod s3_list;
 mod s3_upload;
 #[cfg(test)]
 mod tests;
 mod upload;
 
 pub use options::{Kind, Options};
-pub use upload::Upload;
+pub use s3_list::Listed;
+pub use upload::{Part, Unfinished, Upload};
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Once};
@@ -26,6 +29,15 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::clock;
+
+use local_upload::LocalUpload;
+use s3_upload::S3Upload;
+
+/// What S3 copies in one request.
+const COPY_BYTES_MAX: u64 = 5 * 1024 * 1024 * 1024;
+
+/// Whether a staged file of this name is somebody's who will come back for it.
+pub type KeepStage = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
 /// Where an object stands.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -83,7 +95,7 @@ impl Objects {
     pub async fn put(&self, place: &Place, bytes: Bytes, label: &Label) -> Result<Head, Error> {
         let mut upload = self.begin(place, label.clone(), &clock::random_token(), bytes.len() as u64)?;
         let stored = async {
-            upload.write(bytes).await?;
+            pour(&mut upload, bytes).await?;
             upload.complete(label.sha256).await
         };
         match stored.await {
@@ -102,9 +114,80 @@ impl Objects {
         self.admit(place)?;
         key::check_segment(stage)?;
         Ok(match &self.backend {
-            Backend::Local(local) => Upload::local(local.begin(place, stage)?),
-            Backend::S3(s3) => Upload::s3(s3_upload::S3Upload::begin(s3, place, &label, stage, bytes_max)?),
+            Backend::Local(local) => {
+                let part_bytes = s3_upload::part_bytes(self.options.multipart_bytes, bytes_max);
+                Upload::local(LocalUpload::begin(&local.0, place, stage, part_bytes)?)
+            }
+            Backend::S3(s3) => Upload::s3(S3Upload::begin(s3, place, &label, stage, bytes_max)?),
         })
+    }
+
+    /// Goes on behind the last part of an upload begun by an earlier attempt. None: nothing is left of it.
+    pub async fn resume(&self, place: &Place, unfinished: &Unfinished) -> Result<Option<Upload>, Error> {
+        self.admit(place)?;
+        key::check_segment(&unfinished.stage)?;
+        Ok(match &self.backend {
+            Backend::Local(local) => LocalUpload::resume(&local.0, place, unfinished).await?.map(Upload::local),
+            Backend::S3(s3) => Some(Upload::s3(S3Upload::resume(s3, place, unfinished)?)),
+        })
+    }
+
+    /// What stands at `place`, if it is what the try `stage` was to put there. S3 knows it by its mark and size; a local file is
+    /// read.
+    pub async fn written(
+        &self,
+        place: &Place,
+        stage: &str,
+        sha256: [u8; 32],
+        size_bytes: u64,
+    ) -> Result<Option<Head>, Error> {
+        self.admit(place)?;
+        match &self.backend {
+            Backend::Local(local) => local.written(place, sha256, size_bytes).await,
+            Backend::S3(s3) => s3.written(place, stage, size_bytes).await,
+        }
+    }
+
+    /// What stands at `place` with its content type, if a try whose stage begins with `mark` wrote it and its digest is known.
+    /// A local file cannot say who wrote it: None.
+    pub async fn written_by(&self, place: &Place, mark: &str) -> Result<Option<(Head, String)>, Error> {
+        self.admit(place)?;
+        let Backend::S3(s3) = &self.backend else { return Ok(None) };
+        let seen = s3.head(place).await?;
+        let ours = |seen: &s3::Seen| {
+            seen.head.sha256.is_some() && seen.attempt.as_deref().is_some_and(|stage| stage.starts_with(mark))
+        };
+        Ok(seen.filter(ours).map(|seen| (seen.head, seen.content_type)))
+    }
+
+    /// Moves a whole object within its bucket.
+    pub async fn rename(&self, from: &Place, to: &Place, size_bytes: u64) -> Result<Option<Head>, Error> {
+        self.admit(from)?;
+        self.admit(to)?;
+        // A local upload is told its place before it is completed.
+        let Backend::S3(s3) = &self.backend else { return Ok(None) };
+        Self::check_rename(size_bytes)?;
+        s3.copy(from, to).await?;
+        let seen = s3.head(to).await?;
+        s3.delete(from).await?;
+        Ok(seen.map(|seen| seen.head))
+    }
+
+    /// Whether [`Objects::rename`] can move so large an object.
+    pub fn check_rename(size_bytes: u64) -> Result<(), Error> {
+        if size_bytes <= COPY_BYTES_MAX {
+            return Ok(());
+        }
+        let message = format!(
+            "{size_bytes} bytes are more than the 5 GiB that S3 copies in one request, which a key made of the digest needs; \
+             give the resource a checksum, so that its key is known from the start, or let it have a plain key"
+        );
+        Err(Error::new(ErrorKind::Rejected, message))
+    }
+
+    /// Whether an object is moved by copying, after it was completed.
+    pub fn copies(&self) -> bool {
+        matches!(self.backend, Backend::S3(_))
     }
 
     /// None: nothing stands there.
@@ -125,11 +208,14 @@ impl Objects {
         }
     }
 
-    /// Aborts a multipart upload nobody will finish. Unknown uploads are fine.
+    /// Aborts an upload nobody will finish, by the id it was recorded with. Unknown uploads are fine.
     pub async fn abort(&self, place: &Place, upload_id: &str) -> Result<(), Error> {
         self.admit(place)?;
         match &self.backend {
-            Backend::Local(_) => Ok(()),
+            Backend::Local(local) => {
+                key::check_segment(upload_id)?;
+                local.abort(upload_id).await
+            }
             Backend::S3(s3) => s3.abort(place, upload_id).await,
         }
     }
@@ -160,13 +246,37 @@ impl Objects {
         }
     }
 
-    /// Staged files last written before `before_ms` (Unix ms) that this process does not continue: how many, how many bytes.
-    /// Deletes unless `dry_run`. S3 has none.
-    pub async fn sweep_staging(&self, before_ms: i64, dry_run: bool) -> Result<(u64, u64), Error> {
+    /// A refusal as it is: an S3 store that denies one key while it takes others refuses that object only, and everything else
+    /// goes on. Costs a probe where it cannot be told otherwise.
+    pub async fn judged(&self, error: Error) -> Error {
+        let Backend::S3(_) = &self.backend else { return error };
+        if !s3_error::may_be_one_object(&error) || self.probe().await.is_err() {
+            return error;
+        }
+        Error { kind: ErrorKind::Rejected, ..error }
+    }
+
+    /// Staged files last written before `before_ms` (Unix ms) that neither this process writes nor `keep` names: how many, how
+    /// many bytes. Deletes unless `dry_run`. S3 has none.
+    pub async fn sweep_staging(&self, before_ms: i64, dry_run: bool, keep: KeepStage) -> Result<(u64, u64), Error> {
         match &self.backend {
-            Backend::Local(local) => local.sweep(before_ms, dry_run).await,
+            Backend::Local(local) => local.sweep(before_ms, dry_run, keep).await,
             Backend::S3(_) => Ok((0, 0)),
         }
+    }
+
+    /// Multipart uploads under way below our prefix, in every bucket we may write to, the first ten thousand of each. None: the
+    /// store cannot say (or has no such thing).
+    pub async fn list_uploads(&self) -> Result<Option<Vec<Listed>>, Error> {
+        let Backend::S3(s3) = &self.backend else { return Ok(None) };
+        let mut all = Vec::new();
+        for bucket in std::iter::once(&self.options.bucket).chain(&self.options.allowed_buckets) {
+            match s3_list::uploads(s3, bucket).await? {
+                Some(listed) => all.extend(listed),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(all))
     }
 
     fn admit(&self, place: &Place) -> Result<(), Error> {
@@ -176,6 +286,21 @@ impl Objects {
         }
         Err(Error::new(ErrorKind::Rejected, format!("bucket {} is not in storage.allowed_buckets", place.bucket)))
     }
+}
+
+/// Feeds a whole body to an upload, in parts where it needs them.
+async fn pour(upload: &mut Upload, mut bytes: Bytes) -> Result<(), Error> {
+    while !bytes.is_empty() {
+        if upload.room() == 0 {
+            if upload.upload_id().is_none() {
+                upload.begin_parts().await?;
+            }
+            upload.store_part().await?;
+        }
+        let fits = usize::try_from(upload.room()).unwrap_or(usize::MAX).min(bytes.len());
+        upload.write(bytes.split_to(fits)).await?;
+    }
+    Ok(())
 }
 
 /// Makes ring the TLS provider of this process. Every client of ours needs it before it is built; asking twice is free.

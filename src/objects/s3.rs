@@ -43,6 +43,7 @@ struct Credentials {
 pub(super) struct Seen {
     pub(super) head: Head,
     pub(super) attempt: Option<String>,
+    pub(super) content_type: String,
 }
 
 impl S3 {
@@ -79,7 +80,22 @@ impl S3 {
             etag: unquoted(found.meta.e_tag.as_deref()),
             sha256: metadata(SHA256).and_then(|text| digest_of(&text)),
         };
-        Ok(Some(Seen { head, attempt: metadata(ATTEMPT) }))
+        let content_type = found.attributes.get(&Attribute::ContentType);
+        let content_type = content_type.map_or_else(String::new, |value| value.as_ref().to_owned());
+        Ok(Some(Seen { head, attempt: metadata(ATTEMPT), content_type }))
+    }
+
+    /// What stands at `place` if this try wrote it.
+    pub(super) async fn written(&self, place: &Place, stage: &str, bytes: u64) -> Result<Option<Head>, Error> {
+        let seen = self.head(place).await?;
+        let ours = |seen: &Seen| seen.head.size_bytes == bytes && seen.attempt.as_deref() == Some(stage);
+        Ok(seen.filter(ours).map(|seen| seen.head))
+    }
+
+    /// The store copies by itself; what stood at `to` is replaced. Both in one bucket.
+    pub(super) async fn copy(&self, from: &Place, to: &Place) -> Result<(), Error> {
+        let client = self.client(&from.bucket)?;
+        client.copy(&path(from)?, &path(to)?).await.map_err(|error| classify(&error))
     }
 
     pub(super) async fn delete(&self, place: &Place) -> Result<(), Error> {
@@ -107,15 +123,23 @@ impl S3 {
         Ok(client)
     }
 
-    fn build(&self, bucket: &str) -> Result<AmazonS3, Error> {
+    pub(super) fn options(&self) -> &Options {
+        &self.0.options
+    }
+
+    pub(super) fn client_options(&self) -> ClientOptions {
         let options = &self.0.options;
         let plain = options.endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("http://"));
-        let client = ClientOptions::new()
+        ClientOptions::new()
             .with_allow_http(plain)
             // Without TLS there is nothing to verify, and the machine may have no certificates at all.
             .with_no_system_certificates(plain)
             .with_connect_timeout(Duration::from_millis(options.connect_timeout_ms))
-            .with_timeout(Duration::from_millis(options.request_timeout_ms));
+            .with_timeout(Duration::from_millis(options.request_timeout_ms))
+    }
+
+    fn build(&self, bucket: &str) -> Result<AmazonS3, Error> {
+        let options = &self.0.options;
         // Modest: an attempt that fails is tried again by the queue, which remembers it over restarts.
         let retry = RetryConfig {
             backoff: BackoffConfig {
@@ -129,7 +153,7 @@ impl S3 {
         let mut builder = AmazonS3Builder::new()
             .with_bucket_name(bucket)
             .with_region(&options.region)
-            .with_client_options(client)
+            .with_client_options(self.client_options())
             .with_retry(retry)
             // One DELETE an object is what every compatible store knows.
             .with_disable_bulk_delete(true);

@@ -28,6 +28,19 @@ pub(super) fn is_unknown_upload(error: &object_store::Error) -> bool {
     }
 }
 
+/// Nothing can be made of the upload any more: it is unknown, or its parts are not what we were told.
+pub(super) fn is_of_no_use(error: &object_store::Error) -> bool {
+    let text = error.to_string();
+    is_unknown_upload(error) || matches!(code_in(&text), Some("InvalidPart" | "InvalidPartOrder" | "EntityTooSmall"))
+}
+
+/// A refusal that may be about one key alone: a policy, a lock. One that names credentials or the bucket is about everything.
+pub(super) fn may_be_one_object(error: &Error) -> bool {
+    error.kind == ErrorKind::Denied
+        && matches!(code_in(&error.message), Some("AccessDenied" | "AllAccessDisabled") | None)
+        && status_in(&error.message).is_none_or(|status| status == 403)
+}
+
 /// No answer came.
 fn transport(error: &object_store::Error) -> Option<ErrorKind> {
     let mut next: Option<&(dyn StdError + 'static)> = Some(error);

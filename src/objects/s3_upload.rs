@@ -1,9 +1,8 @@
 //! One object on its way into S3: a single PUT while it fits one part, a multipart upload beyond.
 //!
-//! Owns: cutting equal parts, and finding out what became of a request whose answer did not arrive.
-//! Must not know: where the bytes come from.
+//! Owns: equal parts, and finding out what became of a request whose answer did not arrive.
+//! Must not know: where the bytes come from, who remembers the parts.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,8 +12,8 @@ use object_store::path::Path;
 use object_store::{Attributes, PutMultipartOptions, PutPayload};
 
 use super::s3::{self, S3};
-use super::s3_error::classify;
-use super::{Error, ErrorKind, Head, Label, Place};
+use super::s3_error::{classify, is_of_no_use};
+use super::{Error, ErrorKind, Head, Label, Part, Place, Unfinished};
 
 /// S3's own limit.
 const PARTS_MAX: u64 = 10_000;
@@ -34,12 +33,15 @@ pub(super) struct S3Upload {
     /// Stands in the object's metadata: by it we know our own object again.
     stage: String,
     part_bytes: u64,
-    /// At most one part and the last piece.
-    gathered: VecDeque<Bytes>,
+    /// At most one part.
+    gathered: Vec<Bytes>,
     gathered_bytes: u64,
     sent_bytes: u64,
     upload_id: Option<String>,
     parts: Vec<PartId>,
+    /// The store does not know the upload.
+    is_gone: bool,
+    is_doubtful: bool,
 }
 
 impl S3Upload {
@@ -55,73 +57,95 @@ impl S3Upload {
             place: place.clone(),
             attributes,
             stage: stage.to_owned(),
-            gathered: VecDeque::new(),
+            gathered: Vec::new(),
             gathered_bytes: 0,
             sent_bytes: 0,
             upload_id: None,
             parts: Vec::new(),
+            is_gone: false,
+            is_doubtful: false,
         })
+    }
+
+    /// Asks the store nothing: whether it still knows the upload shows with the next part.
+    pub(super) fn resume(s3: &S3, place: &Place, unfinished: &Unfinished) -> Result<Self, Error> {
+        let begun = Self::begin(s3, place, &Label::default(), &unfinished.stage, 0)?;
+        Ok(Self {
+            part_bytes: unfinished.part_bytes,
+            sent_bytes: unfinished.parts.last().map_or(0, |part| part.end_bytes),
+            upload_id: Some(unfinished.upload_id.clone()),
+            parts: unfinished.parts.iter().map(|part| PartId { content_id: part.id.clone() }).collect(),
+            ..begun
+        })
+    }
+
+    pub(super) fn part_bytes(&self) -> u64 {
+        self.part_bytes
+    }
+
+    pub(super) fn room(&self) -> u64 {
+        self.part_bytes.saturating_sub(self.gathered_bytes)
     }
 
     pub(super) fn upload_id(&self) -> Option<&str> {
         self.upload_id.as_deref()
     }
 
-    pub(super) async fn write(&mut self, bytes: Bytes) -> Result<Option<String>, Error> {
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.is_doubtful
+    }
+
+    pub(super) fn can_go_on(&self) -> bool {
+        self.upload_id.is_some() && !self.is_gone
+    }
+
+    /// The pieces stay as they came: a part is never copied.
+    pub(super) fn gather(&mut self, bytes: Bytes) {
         self.gathered_bytes += bytes.len() as u64;
-        self.gathered.push_back(bytes);
-        if self.gathered_bytes <= self.part_bytes {
-            return Ok(None);
-        }
-        if self.upload_id.is_none() {
-            let options = PutMultipartOptions { attributes: self.attributes.clone(), ..PutMultipartOptions::default() };
-            let begun =
-                self.client.create_multipart_opts(&self.path, options).await.map_err(|error| classify(&error))?;
-            self.upload_id = Some(begun.clone());
-            return Ok(Some(begun));
-        }
-        self.send_full_parts().await?;
-        Ok(None)
+        self.gathered.push(bytes);
     }
 
-    /// Keeps the last part back, whole or not: an upload must not end with an empty one.
-    async fn send_full_parts(&mut self) -> Result<(), Error> {
-        while self.gathered_bytes > self.part_bytes {
-            let part = self.cut(self.part_bytes);
-            self.send(part).await?;
+    pub(super) fn redirect(&mut self, place: &Place) -> Result<bool, Error> {
+        if self.upload_id.is_some() {
+            return Ok(false);
         }
-        Ok(())
+        self.path = s3::path(place)?;
+        self.client = self.s3.client(&place.bucket)?;
+        self.place = place.clone();
+        Ok(true)
     }
 
-    async fn send(&mut self, part: PutPayload) -> Result<(), Error> {
+    pub(super) async fn begin_parts(&mut self) -> Result<String, Error> {
+        let options = PutMultipartOptions { attributes: self.attributes.clone(), ..PutMultipartOptions::default() };
+        let begun = self.client.create_multipart_opts(&self.path, options).await.map_err(|error| classify(&error))?;
+        self.upload_id = Some(begun.clone());
+        Ok(begun)
+    }
+
+    pub(super) async fn store_part(&mut self) -> Result<Part, Error> {
         let index = self.parts.len();
         if index as u64 >= PARTS_MAX {
             return Err(Error::new(ErrorKind::Rejected, format!("more than {PARTS_MAX} parts")));
         }
         let id = self.upload_id.clone().unwrap_or_default();
-        let bytes = part.content_length() as u64;
-        let part = self.client.put_part(&self.path, &id, index, part).await.map_err(|error| classify(&error))?;
+        let body = self.take();
+        let bytes = body.content_length() as u64;
+        let part = self.client.put_part(&self.path, &id, index, body).await.map_err(|error| self.told(&error))?;
+        let content_id = part.content_id.clone();
         self.parts.push(part);
         self.sent_bytes += bytes;
-        Ok(())
+        Ok(Part { index: u32::try_from(index).unwrap_or(u32::MAX), id: content_id, end_bytes: self.sent_bytes })
     }
 
-    /// The first `limit` gathered bytes, without copying them.
-    fn cut(&mut self, limit: u64) -> PutPayload {
-        let mut part = Vec::with_capacity(self.gathered.len());
-        let mut left = limit;
-        while left > 0 {
-            let Some(mut piece) = self.gathered.pop_front() else { break };
-            if piece.len() as u64 > left {
-                // Smaller than a piece, so it fits.
-                let rest = piece.split_off(usize::try_from(left).unwrap_or(usize::MAX));
-                self.gathered.push_front(rest);
-            }
-            left -= piece.len() as u64;
-            part.push(piece);
-        }
-        self.gathered_bytes -= limit - left;
-        part.into_iter().collect()
+    /// All that is gathered, without copying it.
+    fn take(&mut self) -> PutPayload {
+        self.gathered_bytes = 0;
+        std::mem::take(&mut self.gathered).into_iter().collect()
+    }
+
+    fn told(&mut self, error: &object_store::Error) -> Error {
+        self.is_gone |= is_of_no_use(error);
+        classify(error)
     }
 
     pub(super) async fn complete(&mut self, sha256: [u8; 32]) -> Result<Head, Error> {
@@ -130,7 +154,7 @@ impl S3Upload {
 
     async fn put_whole(&mut self, sha256: [u8; 32]) -> Result<Head, Error> {
         s3::insert(&mut self.attributes, s3::SHA256, s3::hex(&sha256));
-        let body = self.cut(self.gathered_bytes);
+        let body = self.take();
         self.sent_bytes = body.content_length() as u64;
         match s3::put(&self.client, &self.path, body, self.attributes.clone()).await {
             Ok(head) => Ok(Head { sha256: Some(sha256), ..head }),
@@ -139,14 +163,16 @@ impl S3Upload {
     }
 
     async fn complete_parts(&mut self) -> Result<Head, Error> {
-        self.send_full_parts().await?;
-        let last = self.cut(self.gathered_bytes);
-        self.send(last).await?;
+        if self.gathered_bytes > 0 {
+            self.store_part().await?;
+        }
         let id = self.upload_id.clone().unwrap_or_default();
-        let parts = std::mem::take(&mut self.parts);
-        let head = match self.client.complete_multipart(&self.path, &id, parts).await {
+        let head = match self.client.complete_multipart(&self.path, &id, self.parts.clone()).await {
             Ok(put) => Head { size_bytes: self.sent_bytes, etag: s3::unquoted(put.e_tag.as_deref()), sha256: None },
-            Err(error) => self.settled(classify(&error)).await?,
+            Err(error) => {
+                let error = self.told(&error);
+                self.settled(error).await?
+            }
         };
         self.upload_id = None;
         Ok(head)
@@ -154,20 +180,23 @@ impl S3Upload {
 
     /// After an error nobody knows whether the object was made: the answer alone may have been lost. The object itself knows:
     /// it is ours if it has our size and carries this very try's mark.
-    async fn settled(&self, error: Error) -> Result<Head, Error> {
-        match self.s3.head(&self.place).await {
-            Ok(Some(seen))
-                if seen.head.size_bytes == self.sent_bytes && seen.attempt.as_deref() == Some(self.stage.as_str()) =>
-            {
+    async fn settled(&mut self, error: Error) -> Result<Head, Error> {
+        match self.s3.written(&self.place, &self.stage, self.sent_bytes).await {
+            Ok(Some(head)) => {
                 tracing::info!(key = %self.place.key, %error, "the answer to an upload was lost; the object is there");
-                Ok(seen.head)
+                Ok(head)
             }
-            Ok(_) | Err(_) => Err(error),
+            Ok(None) => Err(error),
+            Err(_) => {
+                // A store that does not know the upload has told enough.
+                self.is_doubtful = !self.is_gone;
+                Err(error)
+            }
         }
     }
 
     pub(super) async fn abort(&mut self) -> Result<(), Error> {
-        self.gathered.clear();
+        self.take();
         let Some(id) = &self.upload_id else { return Ok(()) };
         self.s3.abort(&self.place, id).await?;
         self.upload_id = None;

@@ -54,11 +54,14 @@ fn body(bytes: usize) -> Bytes {
 
 /// Writes in pieces as a download would; returns the upload id if there was one.
 async fn fill(upload: &mut Upload, bytes: &Bytes) -> Result<Option<String>, Error> {
-    let mut begun = None;
     for piece in bytes.chunks(300_000) {
-        begun = upload.write(bytes.slice_ref(piece)).await?.or(begun);
+        pour(upload, bytes.slice_ref(piece)).await?;
     }
-    Ok(begun)
+    Ok(upload.upload_id().map(str::to_owned))
+}
+
+fn none() -> KeepStage {
+    Arc::new(|_| false)
 }
 
 #[tokio::test]
@@ -111,16 +114,23 @@ async fn what_a_killed_process_staged_is_swept_and_what_is_being_written_is_not(
     let folder = tempfile::tempdir().unwrap();
     let objects = local(folder.path());
     let staging = folder.path().join("objects/.staging");
-    assert_eq!(objects.sweep_staging(i64::MAX, false).await.unwrap(), (0, 0));
+    assert_eq!(objects.sweep_staging(i64::MAX, false, none()).await.unwrap(), (0, 0));
     std::fs::create_dir_all(&staging).unwrap();
     std::fs::write(staging.join("task-1"), b"12345").unwrap();
     std::fs::write(staging.join("task-2"), b"left by a killed process").unwrap();
+    std::fs::write(staging.join("task-3"), b"recorded").unwrap();
     let mut upload = objects.begin(&place("x"), Label::default(), "task-2", 0).unwrap();
     let bytes = body(MIB);
     fill(&mut upload, &bytes).await.unwrap();
-    assert_eq!(objects.sweep_staging(0, false).await.unwrap(), (0, 0), "too young");
-    assert_eq!(objects.sweep_staging(i64::MAX, true).await.unwrap(), (1, 5));
-    assert_eq!(objects.sweep_staging(i64::MAX, false).await.unwrap(), (1, 5));
+    assert_eq!(objects.sweep_staging(0, false, none()).await.unwrap(), (0, 0), "too young");
+    let recorded: KeepStage = Arc::new(|name| name == "task-3");
+    assert_eq!(objects.sweep_staging(i64::MAX, true, recorded.clone()).await.unwrap(), (1, 5));
+    assert_eq!(objects.sweep_staging(i64::MAX, false, recorded).await.unwrap(), (1, 5));
+    assert!(staging.join("task-3").exists(), "somebody comes back for it");
+    objects.abort(&place("x"), "task-3").await.unwrap();
+    objects.abort(&place("x"), "task-3").await.unwrap();
+    assert!(!staging.join("task-3").exists());
+    assert!(objects.abort(&place("x"), "task-2").await.is_err(), "it is being written");
     assert!(!staging.join("task-1").exists());
     upload.complete(digest(&bytes)).await.unwrap();
     assert_eq!(std::fs::read(folder.path().join("objects/fetchbox/x")).unwrap(), bytes);
@@ -282,6 +292,103 @@ async fn each_trouble_of_a_store_is_told_apart() {
     assert_eq!(elsewhere.probe().await.unwrap_err().kind, ErrorKind::Denied);
     std::fs::write(server.secret_access_key_file(), "wrong").unwrap();
     assert_eq!(remote(&server, |_| {}).probe().await.unwrap_err().kind, ErrorKind::Denied);
+}
+
+/// What another process would find of an upload that was left.
+async fn leave(objects: &Objects, bytes: &Bytes, parts: usize) -> Unfinished {
+    let mut upload = objects.begin(&place("x"), Label::default(), "task-1", 0).unwrap();
+    let mut unfinished =
+        Unfinished { stage: "task-1".into(), part_bytes: upload.part_bytes(), ..Unfinished::default() };
+    let part_bytes = usize::try_from(upload.part_bytes()).unwrap();
+    for at in 0..parts {
+        upload.write(bytes.slice(at * part_bytes..(at + 1) * part_bytes)).await.unwrap();
+        if at == 0 {
+            unfinished.upload_id = upload.begin_parts().await.unwrap();
+        }
+        unfinished.parts.push(upload.store_part().await.unwrap());
+    }
+    // Written and not stored: lost with the process.
+    upload.write(bytes.slice(parts * part_bytes..parts * part_bytes + 2 * MIB)).await.unwrap();
+    upload.leave();
+    unfinished
+}
+
+#[tokio::test]
+async fn an_upload_goes_on_behind_its_last_part_in_another_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = S3Double::start(&["fetchbox"]).await;
+    let bytes = body(17 * MIB);
+    let in_folder = || {
+        let root = folder.path().join("objects");
+        Objects::new(Options { root, multipart_bytes: 5 * MIB as u64, ..Options::default() }).unwrap()
+    };
+    for open in [&in_folder as &dyn Fn() -> Objects, &|| remote(&server, |_| {})] {
+        let unfinished = leave(&open(), &bytes, 2).await;
+        let objects = open();
+        let mut upload = objects.resume(&place("x"), &unfinished).await.unwrap().unwrap();
+        assert_eq!(upload.upload_id(), Some(unfinished.upload_id.as_str()));
+        fill(&mut upload, &bytes.slice(10 * MIB..)).await.unwrap();
+        assert_eq!(objects.head(&place("x")).await.unwrap(), None, "visible before it is complete");
+        upload.complete(digest(&bytes)).await.unwrap();
+        let written = objects.written(&place("x"), "task-1", digest(&bytes), bytes.len() as u64).await.unwrap();
+        assert_eq!(written.unwrap().size_bytes, bytes.len() as u64);
+        assert_eq!(objects.written(&place("x"), "task-1", digest(&bytes), 1).await.unwrap(), None);
+        assert_eq!(objects.written(&place("y"), "task-1", digest(&bytes), 1).await.unwrap(), None);
+    }
+    assert_eq!(server.object("fetchbox", "x").unwrap(), bytes);
+    assert_eq!(std::fs::read(folder.path().join("objects/fetchbox/x")).unwrap(), bytes);
+    assert_eq!(server.count(&Which::CreateMultipart), 1);
+    // Nothing is left of it: a new one must begin.
+    let gone = Unfinished { upload_id: "task-1".into(), stage: "task-1".into(), ..Unfinished::default() };
+    assert!(in_folder().resume(&place("x"), &gone).await.unwrap().is_none());
+    let mut short = leave(&in_folder(), &bytes, 1).await;
+    short.parts[0].end_bytes = 100 * MIB as u64;
+    assert!(in_folder().resume(&place("x"), &short).await.unwrap().is_none(), "shorter than was recorded");
+}
+
+#[tokio::test]
+async fn an_object_that_may_exist_is_told_from_one_that_does_not() {
+    let server = S3Double::start(&["fetchbox"]).await;
+    let objects = remote(&server, |options| options.retries_max = 0);
+    let bytes = body(6 * MIB);
+    for (head, doubtful) in [(None, false), (Some(Fault::Answer(503, "SlowDown")), true)] {
+        let mut upload = objects.begin(&place("x"), Label::default(), "task-1", 0).unwrap();
+        fill(&mut upload, &bytes).await.unwrap();
+        server.fault(Which::Complete, 1, Fault::DropRequest);
+        if let Some(fault) = head {
+            server.fault(Which::Head, 1, fault);
+        }
+        upload.complete(digest(&bytes)).await.unwrap_err();
+        assert_eq!((upload.is_doubtful(), upload.can_go_on()), (doubtful, true));
+        upload.abort().await.unwrap();
+        server.heal();
+    }
+    let mut upload = objects.begin(&place("x"), Label::default(), "task-1", 0).unwrap();
+    let id = fill(&mut upload, &bytes).await.unwrap().unwrap();
+    objects.abort(&place("x"), &id).await.unwrap();
+    upload.complete(digest(&bytes)).await.unwrap_err();
+    assert!(!upload.can_go_on() && !upload.is_doubtful(), "the store does not know it");
+}
+
+#[tokio::test]
+async fn a_key_that_is_forbidden_is_told_from_a_store_that_is() {
+    let server = S3Double::start(&["fetchbox"]).await;
+    let objects = remote(&server, |options| options.retries_max = 0);
+    let denied = async || objects.put(&place("x"), body(10), &label(&body(10))).await.unwrap_err();
+    server.fault(Which::Put, 1, Fault::Answer(403, "AccessDenied"));
+    assert_eq!(objects.judged(denied().await).await.kind, ErrorKind::Rejected);
+    server.fault(Which::Put, 1, Fault::Answer(403, "ExpiredToken"));
+    assert_eq!(objects.judged(denied().await).await.kind, ErrorKind::Denied);
+    server.fault(Which::Any, 9, Fault::Answer(403, "AccessDenied"));
+    assert_eq!(objects.judged(denied().await).await.kind, ErrorKind::Denied);
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_list_uploads_says_so_and_is_left_alone() {
+    let server = S3Double::start(&["fetchbox", "other"]).await;
+    assert_eq!(remote(&server, |_| {}).list_uploads().await.unwrap(), None);
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(local(folder.path()).list_uploads().await.unwrap(), None);
 }
 
 #[tokio::test]

@@ -2,12 +2,40 @@
 
 use bytes::Bytes;
 
-use super::local::LocalUpload;
+use super::local_upload::LocalUpload;
 use super::s3_upload::S3Upload;
-use super::{Error, Head};
+use super::{Error, Head, Place};
 
-/// Bytes go in by `write`; the object appears with `complete` and not before. Dropped without either, a local upload removes its
-/// staged file and an S3 upload leaves its parts to whoever remembers its id.
+/// One part that is safely in the store.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Part {
+    /// From 0.
+    pub index: u32,
+    /// What the store calls it; local: nothing.
+    pub id: String,
+    /// Bytes of the body up to its end.
+    pub end_bytes: u64,
+}
+
+/// An upload of an earlier attempt, as it was recorded.
+#[derive(Debug, Clone, Default)]
+pub struct Unfinished {
+    pub upload_id: String,
+    /// The mark of the try that began it.
+    pub stage: String,
+    pub part_bytes: u64,
+    /// In order, without gaps.
+    pub parts: Vec<Part>,
+}
+
+/// Bytes gather until a part is whole. A body that fits one part needs nothing but `write` and `complete`; for a longer one the
+/// caller begins parts, makes the id durable, and then stores part after part:
+///
+/// ```text
+/// write… (room is 0 and more comes) → begin_parts → store_part → write… → store_part … → complete
+/// ```
+/// The object appears with `complete` and not before. Dropped without an end, a local upload removes its staged file and an S3
+/// upload leaves its parts to whoever remembers its id.
 pub struct Upload(Inner);
 
 enum Inner {
@@ -24,29 +52,98 @@ impl Upload {
         Self(Inner::S3(Box::new(upload)))
     }
 
-    /// Takes the next bytes; keeps at most one part of them in memory. `Some(id)`: a multipart upload was begun just now and
-    /// nothing has been sent to it; the caller makes the id durable before it writes on.
-    pub async fn write(&mut self, bytes: Bytes) -> Result<Option<String>, Error> {
-        match &mut self.0 {
-            Inner::Local(upload) => upload.write(bytes).await.map(|()| None),
-            Inner::S3(upload) => upload.write(bytes).await,
+    /// Every part but the last has this many bytes. It is also what an S3 upload keeps in memory.
+    pub fn part_bytes(&self) -> u64 {
+        match &self.0 {
+            Inner::Local(upload) => upload.part_bytes(),
+            Inner::S3(upload) => upload.part_bytes(),
         }
     }
 
-    /// The multipart upload's id, while there is one that is neither completed nor aborted.
+    /// Bytes that still fit the part in hand.
+    pub fn room(&self) -> u64 {
+        match &self.0 {
+            Inner::Local(upload) => upload.room(),
+            Inner::S3(upload) => upload.room(),
+        }
+    }
+
+    /// Takes the next bytes, at most `room` of them.
+    pub async fn write(&mut self, bytes: Bytes) -> Result<(), Error> {
+        match &mut self.0 {
+            Inner::Local(upload) => upload.write(bytes).await,
+            Inner::S3(upload) => {
+                upload.gather(bytes);
+                Ok(())
+            }
+        }
+    }
+
+    /// What the upload is known by, from `begin_parts` on until it is completed or aborted.
     pub fn upload_id(&self) -> Option<&str> {
         match &self.0 {
-            Inner::Local(_) => None,
+            Inner::Local(upload) => upload.upload_id(),
             Inner::S3(upload) => upload.upload_id(),
         }
     }
 
-    /// Makes the object durable and visible. When it fails, the object may be there all the same only if the store could not
-    /// be asked any more; `abort` is then still the right thing to do.
+    /// Begins an upload of parts and returns its id. No part has been stored yet: the caller makes the id durable first.
+    pub async fn begin_parts(&mut self) -> Result<String, Error> {
+        match &mut self.0 {
+            Inner::Local(upload) => upload.begin_parts().await,
+            Inner::S3(upload) => upload.begin_parts().await,
+        }
+    }
+
+    /// Stores what is in hand as the next part. It is durable when this returns.
+    pub async fn store_part(&mut self) -> Result<Part, Error> {
+        match &mut self.0 {
+            Inner::Local(upload) => upload.store_part().await,
+            Inner::S3(upload) => upload.store_part().await,
+        }
+    }
+
+    /// Makes the object appear elsewhere than was said at first. False: too late, the store has been told the place.
+    pub fn redirect(&mut self, place: &Place) -> Result<bool, Error> {
+        match &mut self.0 {
+            Inner::Local(upload) => {
+                upload.redirect(place);
+                Ok(true)
+            }
+            Inner::S3(upload) => upload.redirect(place),
+        }
+    }
+
+    /// Makes the object durable and visible. After an error the object is not there, unless [`Upload::is_doubtful`].
     pub async fn complete(&mut self, sha256: [u8; 32]) -> Result<Head, Error> {
         match &mut self.0 {
             Inner::Local(upload) => upload.complete().await,
             Inner::S3(upload) => upload.complete(sha256).await,
+        }
+    }
+
+    /// A completion was sent, its answer did not arrive, and the store could not be asked what became of it. Nothing may be
+    /// aborted before it has said.
+    pub fn is_doubtful(&self) -> bool {
+        match &self.0 {
+            Inner::Local(_) => false,
+            Inner::S3(upload) => upload.is_doubtful(),
+        }
+    }
+
+    /// A later attempt can go on with the parts stored so far. False once the store has said that it does not know the upload.
+    pub fn can_go_on(&self) -> bool {
+        match &self.0 {
+            Inner::Local(upload) => upload.upload_id().is_some(),
+            Inner::S3(upload) => upload.can_go_on(),
+        }
+    }
+
+    /// Lets go of it and removes nothing: a later attempt goes on with what is stored.
+    pub fn leave(self) {
+        match self.0 {
+            Inner::Local(upload) => upload.leave(),
+            Inner::S3(_) => {}
         }
     }
 

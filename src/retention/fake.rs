@@ -10,7 +10,7 @@ use crate::model::{
     TaskIndex, TaskRef, TaskSpec, TaskState,
 };
 use crate::objects::Place;
-use crate::store::{Prune, UploadRecord};
+use crate::store::{Prune, Standing, UploadRecord};
 
 /// What one letter weighs here.
 pub const LETTER_BYTES: u64 = 100;
@@ -25,6 +25,9 @@ pub struct State {
     pub letters: BTreeMap<DeadLetterId, DeadLetter>,
     pub failures: BTreeSet<DeadLetterId>,
     pub uploads: Vec<UploadRecord>,
+    pub sources: BTreeMap<[u8; 16], i64>,
+    /// Times of uploads the store has and no row records.
+    pub unrecorded: Vec<i64>,
     /// Times of last writing.
     pub staged: Vec<i64>,
     pub objects_deleted: Vec<Place>,
@@ -62,6 +65,25 @@ pub fn job_at(state: JobState, created_at_ms: i64, completed_at_ms: i64) -> Job 
         trace_id: String::new(),
         external: false,
         cancel_requested: false,
+    }
+}
+
+pub fn upload_at(task: TaskRef, id: &str, begun_at_ms: i64) -> UploadRecord {
+    UploadRecord {
+        task,
+        epoch: 1,
+        bucket: "b".into(),
+        key: "k".into(),
+        upload_id: id.into(),
+        begun_at_ms,
+        stage: task.stage(1),
+        part_bytes: 8,
+        etag: String::new(),
+        last_modified: String::new(),
+        total_bytes: None,
+        content_type: String::new(),
+        metadata: BTreeMap::new(),
+        completing: None,
     }
 }
 
@@ -154,6 +176,7 @@ impl State {
             Prune::Idempotency(id) => u64::from(self.keys.remove(id)),
             Prune::DeadLetter(id) => u64::from(self.letters.remove(id).is_some()),
             Prune::FailureRow(id) => u64::from(self.failures.remove(id)),
+            Prune::Source(hash) => u64::from(self.sources.remove(hash).is_some()),
         }
     }
 }
@@ -170,9 +193,15 @@ impl World for Fake {
         let range = state.tasks.range(TaskRef { job: id, index: from }..TaskRef::manifest(id));
         Ok(range.take(rows).map(|(_, task)| task.clone()).collect())
     }
-    fn holds_lease(&self, task: TaskRef, epoch: u64) -> Result<bool, Refusal> {
-        let leased = |task: &Task| matches!(task.state, TaskState::Leased { epoch: held, .. } if held == epoch);
-        Ok(self.state().tasks.get(&task).is_some_and(leased))
+    fn standing(&self, task: TaskRef) -> Result<Standing, Refusal> {
+        let state = self.state();
+        let active = state.jobs.get(&task.job).is_some_and(|job| !job.state.is_terminal());
+        Ok(match state.tasks.get(&task).map(|task| &task.state) {
+            Some(TaskState::Leased { .. }) => Standing::Leased,
+            Some(state) if state.is_open() => Standing::Open,
+            None if active => Standing::Open,
+            Some(_) | None => Standing::Closed,
+        })
     }
     fn logs_from(&self, id: JobId) -> Result<u64, Refusal> {
         let state = self.state();
@@ -196,8 +225,14 @@ impl World for Fake {
     fn failures_after(&self, after: Option<DeadLetterId>, rows: usize) -> Result<Vec<DeadLetterId>, Refusal> {
         Ok(self.reading(rows).failures.range(behind(after)).take(rows).copied().collect())
     }
-    fn uploads(&self, rows: usize) -> Result<Vec<UploadRecord>, Refusal> {
-        Ok(self.state().uploads.iter().take(rows).cloned().collect())
+    fn uploads(&self, after: Option<(TaskRef, u64)>, rows: usize) -> Result<Vec<UploadRecord>, Refusal> {
+        let behind = |upload: &&UploadRecord| after.is_none_or(|after| (upload.task, upload.epoch) > after);
+        Ok(self.state().uploads.iter().filter(behind).take(rows).cloned().collect())
+    }
+    fn sources_after(&self, after: Option<[u8; 16]>, rows: usize) -> Result<Vec<([u8; 16], i64)>, Refusal> {
+        let state = self.reading(rows);
+        let behind = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        Ok(state.sources.range::<[u8; 16], _>(behind).take(rows).map(|(hash, at_ms)| (*hash, *at_ms)).collect())
     }
 
     async fn prune(&self, items: Vec<Prune>) -> Result<u64, Refusal> {
@@ -209,6 +244,14 @@ impl World for Fake {
     async fn drop_upload(&self, upload: UploadRecord) -> Result<(), Refusal> {
         self.state().uploads.retain(|known| *known != upload);
         Ok(())
+    }
+    async fn sweep_unrecorded(&self, before_ms: i64, dry_run: bool) -> Result<u64, Refusal> {
+        let mut state = self.state();
+        let due = state.unrecorded.iter().filter(|at| **at < before_ms).count() as u64;
+        if !dry_run {
+            state.unrecorded.retain(|at| *at >= before_ms);
+        }
+        Ok(due)
     }
     async fn sweep_staging(&self, before_ms: i64, dry_run: bool) -> Result<(u64, u64), Refusal> {
         let mut state = self.state();

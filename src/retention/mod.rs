@@ -113,7 +113,7 @@ impl Retention {
         clock: Clock,
         metrics: Metrics,
     ) -> (Sweeper, Retention) {
-        let live = Live { store, reader, objects };
+        let live = Live { store, reader, objects, clock: clock.clone() };
         let turn = tokio::sync::Mutex::new(());
         let inner = Arc::new(Inner { options, live, clock, metrics, turn, dirty: AtomicBool::new(true) });
         (Sweeper::new(inner.clone()), Retention { inner })

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use crate::model::{CleanupKind, Job, JobId};
-use crate::store::UploadRecord;
+use crate::store::{Standing, UploadRecord};
 
 use super::Options;
 
@@ -91,9 +91,13 @@ pub fn judge(job: &Job, cutoffs: &Cutoffs, kinds: &BTreeSet<CleanupKind>) -> Ver
     if logs || key { Verdict::Parts { logs, key } } else { Verdict::Keep }
 }
 
-/// Nobody will finish the upload: no lease of its epoch holds the task any more, and it was begun long enough ago.
-pub fn is_abandoned(upload: &UploadRecord, held: bool, cutoff: Cutoff) -> bool {
-    !held && is_past(upload.begun_at_ms, cutoff)
+/// Nobody will finish the upload: its task has ended, or waits for another attempt for longer than uploads are kept.
+pub fn is_abandoned(upload: &UploadRecord, standing: Standing, cutoff: Cutoff) -> bool {
+    match standing {
+        Standing::Leased => false,
+        Standing::Open => is_past(upload.begun_at_ms, cutoff),
+        Standing::Closed => true,
+    }
 }
 
 /// About what deleting one log record, one idempotency key, one failure or one upload row gives back.
@@ -113,7 +117,7 @@ mod tests {
 
     use super::*;
     use crate::model::{JobState, TaskIndex, TaskRef};
-    use crate::retention::fake::job_at;
+    use crate::retention::fake::{job_at, upload_at};
 
     fn all() -> BTreeSet<CleanupKind> {
         CleanupKind::ALL.into_iter().collect()
@@ -163,12 +167,12 @@ mod tests {
     }
 
     #[test]
-    fn a_running_upload_is_never_aborted() {
+    fn a_running_upload_is_never_aborted_and_one_of_an_ended_task_always() {
         let task = TaskRef { job: JobId::MIN, index: TaskIndex(0) };
-        let (bucket, key, upload_id) = ("b".into(), "k".into(), "u".into());
-        let upload = UploadRecord { task, epoch: 7, bucket, key, upload_id, begun_at_ms: 10 };
-        assert!(!is_abandoned(&upload, true, Some(i64::MAX)));
-        assert!(is_abandoned(&upload, false, Some(11)) && !is_abandoned(&upload, false, Some(10)));
-        assert!(!is_abandoned(&upload, false, None));
+        let upload = upload_at(task, "u", 10);
+        assert!(!is_abandoned(&upload, Standing::Leased, Some(i64::MAX)));
+        assert!(is_abandoned(&upload, Standing::Open, Some(11)) && !is_abandoned(&upload, Standing::Open, Some(10)));
+        assert!(!is_abandoned(&upload, Standing::Open, None));
+        assert!(is_abandoned(&upload, Standing::Closed, None));
     }
 }

@@ -11,6 +11,7 @@ use crate::model::{CleanupKind, Refusal};
 
 use super::policy::Cutoffs;
 use super::walk::{Cursors, Order, Walk};
+use super::world::World as _;
 use super::{Inner, keyspace_bytes};
 
 /// The first pass waits for the daemon to have started properly.
@@ -35,6 +36,10 @@ impl Sweeper {
 
     /// Sweeps every `interval_ms` until `stop`, the first time after a minute. Returns within one step of `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
+        // Nothing is being staged yet: what lies there and is not recorded is of a process that was killed.
+        if let Err(refusal) = self.inner.live.sweep_staging(self.inner.clock.now_ms(), false).await {
+            tracing::warn!(%refusal, "staged files of an earlier run could not be swept");
+        }
         let interval = Duration::from_millis(self.inner.options.interval_ms);
         if interval.is_zero() {
             return stop.cancelled().await;

@@ -13,7 +13,7 @@ use crate::store::Prune;
 use super::policy::{self, Cutoffs, Verdict, is_past};
 use super::world::World;
 
-/// Uploads looked at in one cleanup: there is about one for each attempt a crash cut off.
+/// Uploads looked at in one cleanup: there is about one for each large body under way or cut off.
 const UPLOADS_MAX: usize = 10_000;
 /// Rows one commit may delete: other work waits for a commit. The store deletes no more log records for one item.
 const GROUP_ROWS_MAX: u64 = 10_000;
@@ -48,6 +48,7 @@ pub struct Order {
 pub struct Cursors {
     failures: Option<DeadLetterId>,
     letters: Option<DeadLetterId>,
+    sources: Option<[u8; 16]>,
     jobs: Option<JobId>,
     logs: Option<JobId>,
     keys: Option<JobId>,
@@ -79,6 +80,7 @@ pub struct Walk {
     planned: u64,
     dlq_excess: Option<u64>,
     ledger_excess: u64,
+    sources_done: bool,
     report: CleanupReport,
 }
 
@@ -92,7 +94,16 @@ struct Item {
 impl Walk {
     pub fn new(order: Order, cursors: Cursors) -> Self {
         let ledger_excess = order.ledger_excess_bytes;
-        Self { order, cursors, phase: 0, planned: 0, dlq_excess: None, ledger_excess, report: CleanupReport::default() }
+        Self {
+            order,
+            cursors,
+            phase: 0,
+            planned: 0,
+            dlq_excess: None,
+            ledger_excess,
+            sources_done: false,
+            report: CleanupReport::default(),
+        }
     }
 
     pub fn is_done(&self) -> bool {
@@ -129,6 +140,7 @@ impl Walk {
             CleanupKind::Queue => self.step_failures(world).await,
             CleanupKind::Dlq => self.step_letters(world).await,
             CleanupKind::Uploads => self.step_uploads(world).await,
+            CleanupKind::Jobs if !self.sources_done => self.step_sources(world).await,
             CleanupKind::Jobs => self.step_jobs(world, Part::Whole).await,
             CleanupKind::Logs => self.step_jobs(world, Part::Logs).await,
             CleanupKind::Idempotency => self.step_jobs(world, Part::Key).await,
@@ -213,13 +225,13 @@ impl Walk {
 
     async fn step_uploads<W: World>(&mut self, world: &W) -> Result<usize, Refusal> {
         let cutoff = self.order.cutoffs.uploads;
-        let uploads = world.uploads(UPLOADS_MAX)?;
+        let uploads = world.uploads(None, UPLOADS_MAX)?;
         let examined = uploads.len();
         self.report.more |= examined == UPLOADS_MAX;
         let mut dropped = 0;
         for upload in uploads {
-            let held = world.holds_lease(upload.task, upload.epoch)?;
-            if !policy::is_abandoned(&upload, held, cutoff) {
+            let standing = world.standing(upload.task)?;
+            if !policy::is_abandoned(&upload, standing, cutoff) {
                 continue;
             }
             if self.allow(1) == 0 {
@@ -236,6 +248,7 @@ impl Walk {
         self.report.reclaimed_bytes += dropped * policy::UPLOAD_BYTES;
         self.count(CleanupKind::Uploads, dropped);
         if let Some(before_ms) = cutoff.filter(|_| !self.is_done()) {
+            self.sweep_unrecorded(world, before_ms).await?;
             // All staged files or none: they cannot be told apart here, and a limit holds over all of them.
             let (files, bytes) = world.sweep_staging(before_ms, true).await?;
             let left = self.order.max.map_or(u64::MAX, |max| max.saturating_sub(self.planned));
@@ -251,6 +264,41 @@ impl Walk {
         }
         self.end_phase(true);
         Ok(examined)
+    }
+
+    /// All of them or none, like staged files. A store that cannot be asked keeps nobody from the rest.
+    async fn sweep_unrecorded<W: World>(&mut self, world: &W, before_ms: i64) -> Result<(), Refusal> {
+        let found = match world.sweep_unrecorded(before_ms, true).await {
+            Ok(found) => found,
+            Err(refusal) => {
+                tracing::warn!(%refusal, "uploads that were never recorded could not be looked for");
+                return Ok(());
+            }
+        };
+        let left = self.order.max.map_or(u64::MAX, |max| max.saturating_sub(self.planned));
+        if found > left {
+            self.report.more = true;
+            return Ok(());
+        }
+        self.allow(found);
+        let real = !self.order.dry_run && found > 0;
+        let swept = if real { world.sweep_unrecorded(before_ms, false).await? } else { found };
+        self.count(CleanupKind::Uploads, swept);
+        Ok(())
+    }
+
+    /// What is known of objects' versions goes with the age of jobs. Not counted and not limited: losing a row costs at most one
+    /// download.
+    async fn step_sources<W: World>(&mut self, world: &W) -> Result<usize, Refusal> {
+        let rows = world.sources_after(self.cursors.sources, self.order.rows)?;
+        self.sources_done = rows.len() < self.order.rows;
+        let past = rows.iter().filter(|(_, at_ms)| is_past(*at_ms, self.order.cutoffs.jobs));
+        let items: Vec<Prune> = past.map(|(hash, _)| Prune::Source(*hash)).collect();
+        if !items.is_empty() && !self.order.dry_run {
+            world.prune(items).await?;
+        }
+        self.cursors.sources = rows.last().map_or(self.cursors.sources, |(hash, _)| Some(*hash));
+        Ok(rows.len())
     }
 
     async fn step_jobs<W: World>(&mut self, world: &W, part: Part) -> Result<usize, Refusal> {

@@ -2,11 +2,14 @@
 //!
 //! Owns: the seam and its live side. Must not know: what is old.
 
+use std::collections::HashSet;
 use std::future::Future;
+use std::sync::Arc;
 
+use crate::clock::Clock;
 use crate::model::{DeadLetter, DeadLetterId, Job, JobId, Refusal, RefusalCode, Task, TaskIndex, TaskRef};
 use crate::objects::{self, ErrorKind, Objects, Place};
-use crate::store::{Prune, Reader, Store, UploadRecord};
+use crate::store::{Prune, Reader, Standing, Store, UploadRecord};
 
 /// Reads are short: callers ask for at most 1,000 rows at a time.
 pub trait World: Send + Sync {
@@ -14,8 +17,7 @@ pub trait World: Send + Sync {
     /// Oldest first.
     fn jobs_after(&self, after: JobId, rows: usize) -> Result<Vec<Job>, Refusal>;
     fn tasks(&self, id: JobId, from: TaskIndex, rows: usize) -> Result<Vec<Task>, Refusal>;
-    /// Whether a lease of this epoch holds the task now.
-    fn holds_lease(&self, task: TaskRef, epoch: u64) -> Result<bool, Refusal>;
+    fn standing(&self, task: TaskRef) -> Result<Standing, Refusal>;
     /// The oldest log offset that is kept; the job's `log_count` when none is.
     fn logs_from(&self, id: JobId) -> Result<u64, Refusal>;
     fn has_key(&self, id: JobId) -> Result<bool, Refusal>;
@@ -26,17 +28,28 @@ pub trait World: Send + Sync {
     fn letters_bytes_total(&self) -> u64;
     /// Rows of the recent failures, oldest first.
     fn failures_after(&self, after: Option<DeadLetterId>, rows: usize) -> Result<Vec<DeadLetterId>, Refusal>;
-    fn uploads(&self, rows: usize) -> Result<Vec<UploadRecord>, Refusal>;
+    /// Behind `after`, in the order of their keys.
+    fn uploads(&self, after: Option<(TaskRef, u64)>, rows: usize) -> Result<Vec<UploadRecord>, Refusal>;
+    /// Versions of objects that are known, and when each was last seen to be true.
+    fn sources_after(&self, after: Option<[u8; 16]>, rows: usize) -> Result<Vec<([u8; 16], i64)>, Refusal>;
 
-    /// How many jobs, log records, keys, letters and failures were really deleted; what is active or gone by now is passed
+    /// How many jobs, log records, keys, letters, failures and sources were really deleted; what is active or gone by now is passed
     /// over.
     fn prune(&self, items: Vec<Prune>) -> impl Future<Output = Result<u64, Refusal>> + Send;
     /// Aborts the upload and forgets it.
     fn drop_upload(&self, upload: UploadRecord) -> impl Future<Output = Result<(), Refusal>> + Send;
-    /// Staged files last written before `before_ms`: how many, how many bytes. Deletes unless `dry_run`.
+    /// Multipart uploads of our own jobs that the store has and no row records, begun before `before_ms`: a kill between the
+    /// two left them. How many; aborts unless `dry_run`.
+    fn sweep_unrecorded(&self, before_ms: i64, dry_run: bool) -> impl Future<Output = Result<u64, Refusal>> + Send;
+    /// Staged files last written before `before_ms` that no row records: how many, how many bytes. Deletes unless `dry_run`.
     fn sweep_staging(&self, before_ms: i64, dry_run: bool) -> impl Future<Output = Result<(u64, u64), Refusal>> + Send;
     fn delete_object(&self, place: Place) -> impl Future<Output = Result<(), Refusal>> + Send;
 }
+
+/// An upload is recorded a moment after it was begun: one younger than this may be on its way into the records.
+const UNRECORDED_AGE_MIN_MS: i64 = 3_600_000;
+/// Recorded uploads held against the store's own list.
+const RECORDED_MAX: usize = 100_000;
 
 /// The daemon's own.
 #[derive(Clone)]
@@ -44,6 +57,22 @@ pub struct Live {
     pub store: Store,
     pub reader: Reader,
     pub objects: Objects,
+    pub clock: Clock,
+}
+
+impl Live {
+    /// A bucket may be shared, also with another FetchBox: an upload is ours when its key names a job that we have.
+    fn is_ours(&self, key: &str) -> Result<bool, Refusal> {
+        for segment in key.split('/') {
+            let job = segment.parse().ok().or_else(|| TaskRef::of_stage(segment).map(|(task, _)| task.job));
+            if let Some(job) = job
+                && self.reader.job(job)?.is_some()
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
 }
 
 impl World for Live {
@@ -56,8 +85,8 @@ impl World for Live {
     fn tasks(&self, id: JobId, from: TaskIndex, rows: usize) -> Result<Vec<Task>, Refusal> {
         self.reader.tasks(id, from, rows)
     }
-    fn holds_lease(&self, task: TaskRef, epoch: u64) -> Result<bool, Refusal> {
-        self.reader.holds_lease(task, epoch)
+    fn standing(&self, task: TaskRef) -> Result<Standing, Refusal> {
+        self.reader.standing(task)
     }
     fn logs_from(&self, id: JobId) -> Result<u64, Refusal> {
         self.reader.logs_from(id)
@@ -80,20 +109,58 @@ impl World for Live {
     fn failures_after(&self, after: Option<DeadLetterId>, rows: usize) -> Result<Vec<DeadLetterId>, Refusal> {
         Ok(self.reader.failures_after(after, rows)?.into_iter().map(|(id, ..)| id).collect())
     }
-    fn uploads(&self, rows: usize) -> Result<Vec<UploadRecord>, Refusal> {
-        self.reader.uploads(rows)
+    fn uploads(&self, after: Option<(TaskRef, u64)>, rows: usize) -> Result<Vec<UploadRecord>, Refusal> {
+        self.reader.uploads(after, rows)
+    }
+    fn sources_after(&self, after: Option<[u8; 16]>, rows: usize) -> Result<Vec<([u8; 16], i64)>, Refusal> {
+        self.reader.sources_after(after, rows)
     }
 
     async fn prune(&self, items: Vec<Prune>) -> Result<u64, Refusal> {
         self.store.prune(items).await
     }
     async fn drop_upload(&self, upload: UploadRecord) -> Result<(), Refusal> {
-        let place = Place { bucket: upload.bucket.clone(), key: upload.key.clone() };
+        let place = Place { bucket: upload.bucket, key: upload.key };
         self.objects.abort(&place, &upload.upload_id).await.map_err(|error| refuse(&place, &error))?;
-        self.store.upload_ended(upload).await
+        // Completed, and not yet moved to the key made of its digest: nobody else has this name.
+        if place.key.ends_with(&format!(".incoming/{}", upload.stage)) {
+            self.objects.delete(&place).await.map_err(|error| refuse(&place, &error))?;
+        }
+        self.store.upload_ended(upload.task, upload.epoch).await
+    }
+    async fn sweep_unrecorded(&self, before_ms: i64, dry_run: bool) -> Result<u64, Refusal> {
+        let before_ms = before_ms.min(self.clock.now_ms().saturating_sub(UNRECORDED_AGE_MIN_MS));
+        let listed = self.objects.list_uploads().await;
+        let listed = listed.map_err(|error| Refusal::new(code_of(error.kind), format!("uploads: {error}")))?;
+        let recorded = self.reader.uploads(None, RECORDED_MAX)?;
+        if recorded.len() == RECORDED_MAX {
+            // Not all of them are seen, so none can be called unrecorded.
+            return Ok(0);
+        }
+        let recorded: HashSet<&str> = recorded.iter().map(|upload| upload.upload_id.as_str()).collect();
+        let mut swept = 0;
+        for upload in listed.unwrap_or_default() {
+            if upload.initiated_at_ms >= before_ms
+                || recorded.contains(upload.upload_id.as_str())
+                || !self.is_ours(&upload.place.key)?
+            {
+                continue;
+            }
+            if !dry_run {
+                let aborted = self.objects.abort(&upload.place, &upload.upload_id).await;
+                aborted.map_err(|error| refuse(&upload.place, &error))?;
+            }
+            swept += 1;
+        }
+        Ok(swept)
     }
     async fn sweep_staging(&self, before_ms: i64, dry_run: bool) -> Result<(u64, u64), Refusal> {
-        let swept = self.objects.sweep_staging(before_ms, dry_run).await;
+        let reader = self.reader.clone();
+        // A row that cannot be read keeps its file: it may be the only copy of what was downloaded.
+        let recorded = move |stage: &str| {
+            TaskRef::of_stage(stage).is_some_and(|(task, epoch)| reader.has_upload(task, epoch).unwrap_or(true))
+        };
+        let swept = self.objects.sweep_staging(before_ms, dry_run, Arc::new(recorded)).await;
         swept.map_err(|error| Refusal::new(code_of(error.kind), format!("staged files: {error}")))
     }
     async fn delete_object(&self, place: Place) -> Result<(), Refusal> {

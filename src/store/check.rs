@@ -9,7 +9,9 @@ use super::TenantKey;
 use super::keys::{Family, Fields, Space};
 use super::mark::MarkFile;
 use super::open::{OpenError, Options, open_database, recover};
-use super::records::{self, DeadLetterRow, IdempotencyRow, JobRow, LeaseRow, ReadyRow, SpecRow, TaskRow};
+use super::records::{
+    self, DeadLetterRow, IdempotencyRow, JobRow, LeaseRow, PartRow, ReadyRow, SourceRow, SpecRow, TaskRow, UploadRow,
+};
 use super::spaces::Spaces;
 use super::tally::Tally;
 use super::{journal, open::VERSION};
@@ -113,6 +115,7 @@ struct Walk {
     waiting: BTreeSet<(i64, TaskRef)>,
     dead: BTreeSet<(i64, TaskRef)>,
     ready: BTreeSet<JobId>,
+    uploads: BTreeSet<(TaskRef, u64)>,
 }
 
 fn walk(spaces: &Spaces, counted: &Tally, report: &mut CheckReport) {
@@ -179,7 +182,22 @@ fn see(seen: &mut Walk, spaces: &Spaces, report: &mut CheckReport, key: &[u8], v
             seen.dead.remove(&(id.died_at_ms, id.task));
         }
         Family::Log => report.log_records += 1,
-        Family::Mark | Family::Owed | Family::Failure | Family::Upload | Family::Controls => {}
+        // One whose task has ended or is gone is no fault: the next sweep aborts it.
+        Family::Upload => {
+            let (task, epoch) = fields.task().zip(fields.u64()).ok_or_else(bad_key)?;
+            records::decode::<UploadRow>("upload", value)?.into_record(task, epoch)?;
+            seen.uploads.insert((task, epoch));
+        }
+        Family::UploadPart => {
+            let (task, epoch) = fields.task().zip(fields.u64()).ok_or_else(bad_key)?;
+            let index = fields.u32().ok_or_else(bad_key)?;
+            records::decode::<PartRow>("part", value)?;
+            if !seen.uploads.contains(&(task, epoch)) {
+                report.problem(format!("part {index} of task {task} belongs to no upload"));
+            }
+        }
+        Family::Source => drop(records::decode::<SourceRow>("source", value)?.into_source()?),
+        Family::Mark | Family::Owed | Family::Failure | Family::Controls => {}
     }
     Ok(())
 }

@@ -3,6 +3,8 @@
 //! Owns: key encoding and decoding; integers are big-endian, so that byte order is the order meant.
 //! Must not know: what the values hold (see `records`), who reads them.
 
+use sha2::{Digest as _, Sha256};
+
 use crate::model::{DeadLetterId, JobId, Priority, TaskIndex, TaskRef};
 
 use super::{QueueKey, TenantKey};
@@ -52,6 +54,8 @@ pub enum Family {
     Task = 0x03,
     /// ledger: `key hash` → job and body digest.
     Idempotency = 0x04,
+    /// ledger: `hash of place and URL` → the object there and the version of the resource it holds.
+    Source = 0x05,
     /// queue: `class, tenant hash, sequence` → job with tasks never leased.
     Ready = 0x10,
     /// queue: `time, job, index` → nothing; a task that may start at that time.
@@ -66,6 +70,8 @@ pub enum Family {
     Upload = 0x15,
     /// queue: the durable switches.
     Controls = 0x16,
+    /// queue: `job, index, epoch, part` → a part that is safely in the object store.
+    UploadPart = 0x17,
     /// dlq: `time, job, index` → dead letter.
     DeadLetter = 0x20,
     /// output: `job, offset` → log record.
@@ -73,12 +79,13 @@ pub enum Family {
 }
 
 impl Family {
-    pub const ALL: [Family; 14] = [
+    pub const ALL: [Family; 16] = [
         Family::Mark,
         Family::Job,
         Family::Spec,
         Family::Task,
         Family::Idempotency,
+        Family::Source,
         Family::Ready,
         Family::Due,
         Family::Lease,
@@ -86,6 +93,7 @@ impl Family {
         Family::Failure,
         Family::Upload,
         Family::Controls,
+        Family::UploadPart,
         Family::DeadLetter,
         Family::Log,
     ];
@@ -94,14 +102,15 @@ impl Family {
     pub fn space(self) -> Option<Space> {
         match self {
             Family::Mark => None,
-            Family::Job | Family::Spec | Family::Task | Family::Idempotency => Some(Space::Ledger),
+            Family::Job | Family::Spec | Family::Task | Family::Idempotency | Family::Source => Some(Space::Ledger),
             Family::Ready
             | Family::Due
             | Family::Lease
             | Family::Owed
             | Family::Failure
             | Family::Upload
-            | Family::Controls => Some(Space::Queue),
+            | Family::Controls
+            | Family::UploadPart => Some(Space::Queue),
             Family::DeadLetter => Some(Space::Dlq),
             Family::Log => Some(Space::Output),
         }
@@ -203,6 +212,37 @@ pub fn upload(task: TaskRef, epoch: u64) -> Key {
     key(Space::Queue, Family::Upload, &[task.job.as_bytes(), &task.index.0.to_be_bytes(), &epoch.to_be_bytes()])
 }
 
+/// What all upload keys of a task begin with.
+pub fn uploads_of(task: TaskRef) -> Key {
+    key(Space::Queue, Family::Upload, &[task.job.as_bytes(), &task.index.0.to_be_bytes()])
+}
+
+pub fn upload_part(task: TaskRef, epoch: u64, part: u32) -> Key {
+    let mut key = parts_of(task, epoch);
+    key.bytes.extend_from_slice(&part.to_be_bytes());
+    key
+}
+
+/// What all part keys of an upload begin with.
+pub fn parts_of(task: TaskRef, epoch: u64) -> Key {
+    key(Space::Queue, Family::UploadPart, &[task.job.as_bytes(), &task.index.0.to_be_bytes(), &epoch.to_be_bytes()])
+}
+
+pub fn source(hash: [u8; 16]) -> Key {
+    key(Space::Ledger, Family::Source, &[&hash])
+}
+
+/// Of the place an object is asked to stand at and the URL it comes from.
+pub fn source_hash(bucket: &str, place: &str, url: &str) -> [u8; 16] {
+    let mut digest = Sha256::new();
+    for part in [bucket, place, url] {
+        digest.update((part.len() as u64).to_be_bytes());
+        digest.update(part);
+    }
+    let digest: [u8; 32] = digest.finalize().into();
+    std::array::from_fn(|at| digest.get(at).copied().unwrap_or_default())
+}
+
 pub fn controls() -> Key {
     key(Space::Queue, Family::Controls, &[])
 }
@@ -257,6 +297,15 @@ impl<'a> Fields<'a> {
 
     pub fn u8(&mut self) -> Option<u8> {
         self.take::<1>().map(|[b]| b)
+    }
+
+    pub fn u32(&mut self) -> Option<u32> {
+        self.take::<4>().map(u32::from_be_bytes)
+    }
+
+    /// The hash of a source key.
+    pub fn hash(&mut self) -> Option<[u8; 16]> {
+        self.take::<16>()
     }
 
     pub fn u64(&mut self) -> Option<u64> {
@@ -319,6 +368,14 @@ mod tests {
             prop_assert_eq!(t.cmp(&u), task(t).cmp(&task(u)));
             prop_assert_eq!(t.job.cmp(&u.job), job(t.job).cmp(&job(u.job)));
             prop_assert_eq!(Fields::of(Family::Task, &task(t).bytes).and_then(|mut f| f.task()), Some(t));
+        }
+
+        #[test]
+        fn part_keys_sort_by_upload_then_part_and_read_back(t in any_task(), e: u64, f: u64, p: u32, q: u32) {
+            let (x, y) = (upload_part(t, e, p), upload_part(t, f, q));
+            prop_assert_eq!((e, p).cmp(&(f, q)), x.cmp(&y));
+            let read = |fields: &mut Fields<'_>| Some((fields.task()?, fields.u64()?, fields.u32()?));
+            prop_assert_eq!(Fields::of(Family::UploadPart, &x.bytes).and_then(|mut fields| read(&mut fields)), Some((t, e, p)));
         }
 
         #[test]

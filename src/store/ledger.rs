@@ -1,12 +1,12 @@
 //! Ledger verbs: what clients and operators change about jobs, logs and switches.
 //!
-//! Owns: status updates, log appends, controls, finalize, uploads. Must not know: tasks' moves, retention's reasons.
+//! Owns: status updates, log appends, controls, finalize. Must not know: tasks' moves, retention's reasons.
 
 use super::keys;
 use super::queue::end_job;
-use super::records::{ControlsRow, FailureRow, UploadRow};
+use super::records::{ControlsRow, FailureRow};
 use super::tx::Tx;
-use super::verbs::{StatusChange, UploadRecord};
+use super::verbs::StatusChange;
 use crate::model::{ControlChange, Controls, Job, JobId, NewLog, Refusal, RefusalCode};
 
 pub fn update_status(tx: &mut Tx<'_>, change: StatusChange) -> Result<Job, Refusal> {
@@ -75,18 +75,6 @@ pub fn finalized(tx: &mut Tx<'_>, id: JobId, revision: u64, log: Option<NewLog>)
         let now_ms = log.timestamp_ms;
         tx.append_log(id, &mut job, log);
         tx.put_job(id, job, now_ms);
-    }
-    Ok(())
-}
-
-pub fn upload_begun(tx: &mut Tx<'_>, upload: &UploadRecord) {
-    tx.put_row(keys::upload(upload.task, upload.epoch), &UploadRow::new(upload));
-}
-
-pub fn upload_ended(tx: &mut Tx<'_>, upload: &UploadRecord) -> Result<(), Refusal> {
-    let key = keys::upload(upload.task, upload.epoch);
-    if tx.get(&key)?.is_some() {
-        tx.delete(key);
     }
     Ok(())
 }

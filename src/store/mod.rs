@@ -29,6 +29,7 @@ mod tally;
 #[cfg(test)]
 mod tests;
 mod tx;
+mod uploads;
 mod verbs;
 
 use std::sync::Arc;
@@ -37,11 +38,11 @@ use std::time::Duration;
 pub use check::{CheckReport, check};
 pub use open::{OpenError, Opened, Options, StoreGuard, open};
 pub use published::{JobWatch, ReadyNews};
-pub use reader::{Counters, DueCursor, DueEntry, Plan, Reader, ReadyEntry, ReadyPage, ReadyTenants, Sizes};
+pub use reader::{Counters, DueCursor, DueEntry, Plan, Reader, ReadyEntry, ReadyPage, ReadyTenants, Sizes, Standing};
 pub use salvage::{SalvageReport, salvage};
 pub use verbs::{
-    Admitted, Canceled, End, FreshJob, Idempotency, Lease, LeaseWant, NewJob, Prune, QueueKey, Replayed, Settled,
-    Settlement, StatusChange, TenantKey, Tried, UploadRecord,
+    Admitted, Canceled, End, FreshJob, Idempotency, Lease, LeaseWant, Left, NewJob, Prune, QueueKey, Replayed, Settled,
+    Settlement, Source, StatusChange, TenantKey, Tried, UploadPart, UploadRecord,
 };
 
 use committer::{Committer, Request};
@@ -49,7 +50,7 @@ use published::Published;
 use tokio::sync::oneshot;
 use tx::Tx;
 
-use crate::model::{ControlChange, Controls, DeadLetterId, Job, JobId, NewLog, Refusal, RefusalCode};
+use crate::model::{ControlChange, Controls, DeadLetterId, Job, JobId, NewLog, Refusal, RefusalCode, TaskRef};
 
 /// Leases voided in one group at boot.
 const VOID_PER_GROUP: usize = 1_000;
@@ -179,18 +180,41 @@ impl Store {
         self.change(1_024, move |tx| ledger::control(tx, &published.controls(), &change)).await
     }
 
-    /// An upload was begun: recorded so that it is aborted if nobody finishes it.
+    /// An upload was begun: recorded so that a later attempt continues it, or that it is aborted if nobody does. STALE unless
+    /// the attempt of its epoch holds the task.
     pub async fn upload_begun(&self, upload: UploadRecord) -> Result<(), Refusal> {
+        self.change(768, move |tx| uploads::begun(tx, &upload)).await
+    }
+
+    /// One more part of the upload begun in `epoch` is safely in the object store. STALE when the upload is gone.
+    pub async fn part_stored(&self, task: TaskRef, epoch: u64, part: UploadPart) -> Result<(), Refusal> {
+        self.change(256, move |tx| uploads::part_stored(tx, task, epoch, part)).await
+    }
+
+    /// All parts are there and the object is about to be made of them. STALE when the upload is gone.
+    pub async fn upload_completing(
+        &self,
+        task: TaskRef,
+        epoch: u64,
+        sha256: [u8; 32],
+        size_bytes: u64,
+    ) -> Result<(), Refusal> {
+        self.change(768, move |tx| uploads::completing(tx, task, epoch, sha256, size_bytes)).await
+    }
+
+    /// The upload was aborted, or is of no use any more.
+    pub async fn upload_ended(&self, task: TaskRef, epoch: u64) -> Result<(), Refusal> {
+        self.change(256, move |tx| uploads::ended(tx, task, epoch)).await
+    }
+
+    /// Which version of `url` the object asked for at `bucket` and `place` holds. Replaces what was known before.
+    pub async fn remember_source(&self, bucket: &str, place: &str, url: &str, source: Source) -> Result<(), Refusal> {
+        let hash = keys::source_hash(bucket, place, url);
         self.change(512, move |tx| {
-            ledger::upload_begun(tx, &upload);
+            uploads::remember(tx, hash, source);
             Ok(())
         })
         .await
-    }
-
-    /// The upload was completed or aborted.
-    pub async fn upload_ended(&self, upload: UploadRecord) -> Result<(), Refusal> {
-        self.change(128, move |tx| ledger::upload_ended(tx, &upload)).await
     }
 
     /// Deletes rows: jobs whole, logs, keys, letters; never those of active jobs. One call is one group: at most 1,000 items.

@@ -12,7 +12,7 @@ use crate::model::{JobId, Refusal, TaskRef};
 /// Log records deleted by one item in one group: a longer log takes several rounds, so that no group grows without bound.
 pub const LOGS_PER_ITEM_MAX: u64 = 10_000;
 
-/// How many things are really gone: jobs, log records, keys, letters.
+/// How many things are really gone: jobs, log records, keys, letters, sources.
 pub fn prune(tx: &mut Tx<'_>, item: &Prune) -> Result<u64, Refusal> {
     match item {
         Prune::Job(id) => prune_job(tx, *id).map(u64::from),
@@ -37,6 +37,13 @@ pub fn prune(tx: &mut Tx<'_>, item: &Prune) -> Result<u64, Refusal> {
             let known = tx.get(&keys::failure(*id))?.is_some();
             if known {
                 tx.delete(keys::failure(*id));
+            }
+            Ok(u64::from(known))
+        }
+        Prune::Source(hash) => {
+            let known = tx.get(&keys::source(*hash))?.is_some();
+            if known {
+                tx.delete(keys::source(*hash));
             }
             Ok(u64::from(known))
         }

@@ -4,6 +4,9 @@
 
 mod jobs;
 mod queue;
+mod uploads;
+
+pub use uploads::Standing;
 
 pub use queue::ReadyTenants;
 

@@ -7,11 +7,13 @@ mod job;
 mod queue;
 mod spec;
 mod task;
+mod upload;
 
 pub use job::{JobRow, LogRow, priority_number};
-pub use queue::{ControlsRow, CountersRow, IdempotencyRow, LeaseRow, MarkRow, QueueRow, ReadyRow, UploadRow};
+pub use queue::{ControlsRow, CountersRow, IdempotencyRow, LeaseRow, MarkRow, QueueRow, ReadyRow};
 pub use spec::{SpecRow, TaskSpecRow};
 pub use task::{AttemptRow, DeadLetterRow, FailedRow, FailureRow, ObjectRow, TaskRow};
+pub use upload::{PartRow, SourceRow, UploadRow};
 
 use prost::Message;
 

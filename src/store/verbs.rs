@@ -1,5 +1,7 @@
 //! What the verbs take and give.
 
+use std::collections::BTreeMap;
+
 use sha2::{Digest, Sha256};
 
 use crate::model::{
@@ -179,15 +181,62 @@ pub enum Prune {
     DeadLetter(DeadLetterId),
     /// One recent-failure row.
     FailureRow(DeadLetterId),
+    /// What is known of an object's version, by its hash.
+    Source([u8; 16]),
 }
 
-/// A multipart upload somebody has begun.
+/// An upload somebody has begun. Its key is its task and the epoch of the attempt that began it, also when a later attempt
+/// continues it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UploadRecord {
     pub task: TaskRef,
     pub epoch: u64,
     pub bucket: String,
     pub key: String,
+    /// S3: the multipart upload's id. Local: the stage.
     pub upload_id: String,
     pub begun_at_ms: i64,
+    /// The mark of the attempt that began it.
+    pub stage: String,
+    /// Every part but the last has this many bytes.
+    pub part_bytes: u64,
+    /// As the origin sent them; empty: none.
+    pub etag: String,
+    pub last_modified: String,
+    /// What the origin declared of the whole body.
+    pub total_bytes: Option<u64>,
+    pub content_type: String,
+    pub metadata: BTreeMap<String, String>,
+    /// The whole body's SHA-256 and size, once its completion was asked for.
+    pub completing: Option<([u8; 32], u64)>,
+}
+
+/// One part of an upload that is safely in the object store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadPart {
+    /// From 0.
+    pub index: u32,
+    pub part_id: String,
+    /// Bytes of the body up to its end.
+    pub end_bytes: u64,
+    pub digest_state: Vec<u8>,
+}
+
+/// An object, and by what its origin tells the version it holds from another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    pub object: StoredObject,
+    pub etag: String,
+    pub last_modified: String,
+    /// When it was last seen to be true, Unix ms.
+    pub at_ms: i64,
+}
+
+/// What earlier attempts of a task have left.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Left {
+    /// The daemon died during the attempt before.
+    pub interrupted: bool,
+    /// The upload begun last, with its parts in order.
+    pub upload: Option<(UploadRecord, Vec<UploadPart>)>,
 }

@@ -35,7 +35,6 @@ pub(super) enum Answered<'a> {
     Body(Box<Fetched<'a>>),
     /// Only if `unless` was given.
     NotChanged {
-        #[allow(dead_code)]
         context: BTreeMap<String, String>,
     },
 }
@@ -278,7 +277,6 @@ impl<'a> Fetched<'a> {
     }
 
     /// Where the first piece belongs in the whole body: 0, or what was asked for with `from`.
-    #[allow(dead_code)]
     pub(super) fn offset(&self) -> u64 {
         self.offset
     }
@@ -288,7 +286,6 @@ impl<'a> Fetched<'a> {
         self.total
     }
 
-    #[allow(dead_code)]
     pub(super) fn validators(&self) -> Validators {
         self.about.validators.clone()
     }

@@ -12,6 +12,8 @@ mod classify;
 mod client;
 mod errand;
 mod fetch;
+mod found;
+mod goal;
 mod guard;
 mod headers;
 mod kind;
@@ -21,6 +23,7 @@ mod resolve;
 mod robots;
 mod rules;
 mod run;
+mod send;
 mod target;
 
 #[cfg(test)]

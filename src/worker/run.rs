@@ -1,8 +1,13 @@
 //! One attempt from its first byte to its object.
 //!
-//! Owns: digest, upload, the last checks before an object appears, and cleaning up behind an attempt that did not make it.
-//! Must not know: how a request is made, how a store keeps objects.
+//! Owns: what an attempt does in which order, the last checks before an object appears, and what it leaves behind when it did not
+//! make it. Must not know: how a request is made, how a store keeps objects.
+//!
+//! ```text
+//! found (is it there already? can an upload go on?) → fetch → send (digest, parts) → finish (place, complete) → Stored
+//! ```
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,23 +17,23 @@ use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::classify::Failed;
-use super::errand::too_large;
-use super::fetch::{Answered, Fetched, Want};
-use super::{Assignment, Begun, HostGate, Outcome, Progress, Stored, Worker, kind};
-use crate::model::{FailureCode, StoredObject};
-use crate::objects::{Label, Place, Upload};
+use super::fetch::{Answered, Fetched, Resume, Want};
+use super::found::{Found, GoOn};
+use super::goal::Goal;
+use super::send::Sending;
+use super::{Assignment, HostGate, Outcome, Progress, Stored, Validators, Worker};
+use crate::model::{FailureCode, RetryClass, StoredObject};
+use crate::objects::{self, Label, Place, Upload};
 
 /// How long a completion that is already under way may go on after a stop.
 const COMPLETE_GRACE: Duration = Duration::from_secs(5);
 /// How long the cleaning up may take; what is left then is swept later.
 const CLEAN_UP_MAX: Duration = Duration::from_secs(5);
-/// User metadata: what the first bytes look like, whatever the origin says.
-const SEEN_TYPE: &str = "fetchbox-seen-type";
 
 /// Why an attempt ended without an object.
-enum Ended {
+pub(super) enum Ended {
     Failed(Box<Failed>),
-    /// The lease went to somebody else.
+    /// The lease went to somebody else, or the attempt was stopped.
     Lost,
 }
 
@@ -38,16 +43,43 @@ impl From<Failed> for Ended {
     }
 }
 
-/// What an attempt leaves to clean up, kept outside of it so that it can be stopped at any point.
+/// One attempt as its steps see it.
+pub(super) struct Run<'a> {
+    pub(super) assignment: &'a Assignment,
+    pub(super) goal: Goal,
+    pub(super) progress: &'a dyn Progress,
+    pub(super) gate: &'a dyn HostGate,
+    pub(super) traces: &'a mut Traces,
+    /// Set while the object is being made: a stop then waits a little.
+    completing: &'a AtomicBool,
+}
+
+/// What an attempt leaves in the store, kept outside of it so that it can be stopped at any point.
 #[derive(Default)]
-struct Traces {
-    upload: Option<Upload>,
-    /// The multipart upload the queue knows of.
-    recorded: Option<String>,
+pub(super) struct Traces {
+    pub(super) upload: Option<Upload>,
+    /// The upload the queue knows of: this attempt's, or the one it was to go on with.
+    pub(super) recorded: Option<Recorded>,
+}
+
+pub(super) struct Recorded {
+    pub(super) upload_id: String,
+    pub(super) place: Place,
+    /// What it makes is moved to another key, and must not stay behind.
+    pub(super) is_incoming: bool,
+    /// A later attempt could go on with it: parts are stored, and the version of the body can be told from another.
+    pub(super) can_go_on: bool,
+}
+
+impl Run<'_> {
+    pub(super) fn set_completing(&self) {
+        self.completing.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Worker {
-    /// Runs one attempt to its end. Never panics outward; never holds more than one part of the body in memory.
+    /// Runs one attempt to its end. Never panics outward; never holds more than one part of the body in memory, and the piece
+    /// that came last.
     pub async fn run(
         &self,
         assignment: Assignment,
@@ -58,13 +90,16 @@ impl Worker {
         let mut traces = Traces::default();
         let completing = AtomicBool::new(false);
         let ended = {
-            let attempt = self.attempt(&assignment, progress, gate, &mut traces, &completing);
+            let goal = Goal::of(&assignment);
+            let run =
+                Run { assignment: &assignment, goal, progress, gate, traces: &mut traces, completing: &completing };
+            let attempt = Box::pin(self.attempt(run));
             unless(stopped(&stop, &completing), attempt).await.unwrap_or(Err(Ended::Lost))
         };
         match ended {
             Ok(stored) => Outcome::Stored(Box::new(stored)),
             Err(ended) => {
-                traces.clean_up(&assignment.place, progress).await;
+                self.clean_up(traces, &ended, progress).await;
                 match ended {
                     Ended::Lost => Outcome::Released,
                     Ended::Failed(failed) => self.failed(*failed, &assignment),
@@ -98,6 +133,11 @@ impl Worker {
         }
     }
 
+    /// Removes what an attempt left for a later one that will not come. An upload that is gone already is fine.
+    pub async fn abandon(&self, place: &Place, upload_id: &str) -> Result<(), objects::Error> {
+        self.objects.abort(place, upload_id).await
+    }
+
     fn failed(&self, failed: Failed, assignment: &Assignment) -> Outcome {
         let Failed { mut failure, retry_after } = failed;
         failure.resource_id.clone_from(&assignment.spec.resource_id);
@@ -106,127 +146,168 @@ impl Worker {
         Outcome::Failed { failure, retry_after }
     }
 
-    async fn attempt(
-        &self,
-        assignment: &Assignment,
-        progress: &dyn Progress,
-        gate: &dyn HostGate,
-        traces: &mut Traces,
-        completing: &AtomicBool,
-    ) -> Result<Stored, Ended> {
-        let Assignment { spec, place, .. } = assignment;
-        let bytes_max = spec.max_bytes.map_or(self.options.max_bytes, |own| own.min(self.options.max_bytes));
-        let want = Want { spec, bytes_max, from: None, unless: None };
-        let mut fetched = match self.fetch(want, gate).await? {
-            Answered::Body(fetched) => fetched,
-            Answered::NotChanged { .. } => {
-                let message = "the origin answered 304 to an unconditional request";
-                return Err(Failed::new(FailureCode::DownloadUnexpectedStatus, message).into());
+    async fn attempt<'a>(&'a self, mut run: Run<'a>) -> Result<Stored, Ended> {
+        let mut context = BTreeMap::new();
+        let go_on = match self.found(&mut run).await? {
+            Found::Object(stored) => return Ok(*stored),
+            Found::Upload(go_on) if go_on.is_whole() => {
+                // Every byte is there: the origin need not be asked.
+                context.insert("continued_at".to_owned(), go_on.sending.received.to_string());
+                return self.finish(run, go_on.sending, go_on.validators, context).await;
+            }
+            Found::Upload(go_on) => Some(go_on),
+            Found::Nothing => None,
+        };
+        let mut fetched = match self.body(&mut run, go_on.as_deref()).await? {
+            Body::Comes(fetched) => fetched,
+            Body::NotChanged(stored) => return Ok(*stored),
+        };
+        let validators = fetched.validators();
+        let mut sending = match go_on {
+            Some(go_on) if fetched.offset() == go_on.sending.received => {
+                context.insert("continued_at".to_owned(), fetched.offset().to_string());
+                go_on.sending
+            }
+            _ => {
+                // The origin has another version now, or does not give ranges.
+                self.drop_upload(&mut run).await;
+                if fetched.offset() > 0 {
+                    let message = format!("the body begins at byte {} and nobody asked for that", fetched.offset());
+                    return Err(fetched.blame(Failed::new(FailureCode::DownloadInterrupted, message)).into());
+                }
+                self.begin(&mut run, &mut fetched).await?
             }
         };
-
-        let first = read_first(&mut fetched, bytes_max).await?;
-        let label = label(assignment, &fetched, &first);
-        let content_type = label.content_type.clone();
-        let stage = format!("{}-{}", assignment.task, assignment.epoch);
-        let length_max = fetched.total().unwrap_or(bytes_max);
-        let begun = self.objects.begin(place, label, &stage, length_max);
-        let upload = traces.upload.insert(begun.map_err(|error| stored_at(error.into(), place))?);
-
-        let mut digest = Sha256::new();
-        let mut received = 0;
-        let mut pieces = first.into_iter();
-        loop {
-            let piece = match pieces.next() {
-                Some(piece) => piece,
-                None => match fetched.next().await? {
-                    Some(piece) => piece,
-                    None => break,
-                },
-            };
-            received += piece.len() as u64;
-            if received > bytes_max {
-                return Err(fetched.blame(too_large(bytes_max)).into());
-            }
-            digest.update(&piece);
-            if let Some(id) = upload.write(piece).await.map_err(|error| stored_at(error.into(), place))? {
-                let begun =
-                    Begun { upload_id: id.clone(), stage: stage.clone(), place: place.clone(), ..Begun::default() };
-                progress.upload_begun(&begun).await.map_err(|_| Ended::Lost)?;
-                traces.recorded = Some(id);
-            }
+        while let Some(piece) = fetched.next().await? {
+            self.send(&mut run, &mut sending, piece, &fetched, &validators).await?;
         }
-        let sha256: [u8; 32] = digest.finalize().into();
-        check_whole(&fetched, received, spec.checksum, sha256)?;
-        let context = fetched.context();
-        // The host's place is free for others while the store works.
+        check_whole(&fetched, sending.received, run.assignment.spec.checksum, sending.sha256())?;
+        // Only now: how often a body went on shows at its end.
+        context.extend(fetched.context());
         drop(fetched);
-
-        if !progress.still_mine().await {
-            return Err(Ended::Lost);
-        }
-        completing.store(true, Ordering::Relaxed);
-        let head = upload.complete(sha256).await.map_err(|error| stored_at(error.into(), place))?;
-        if let Some(id) = traces.recorded.take() {
-            progress.upload_ended(&id).await;
-        }
-        let object = StoredObject {
-            bucket: place.bucket.clone(),
-            key: place.key.clone(),
-            etag: head.etag,
-            size_bytes: head.size_bytes,
-            sha256,
-            content_type,
-        };
-        Ok(Stored { object, context, ..Stored::default() })
+        self.finish(run, sending, validators, context).await
     }
-}
 
-impl Traces {
-    async fn clean_up(mut self, place: &Place, progress: &dyn Progress) {
-        let Some(mut upload) = self.upload.take() else { return };
-        match tokio::time::timeout(CLEAN_UP_MAX, upload.abort()).await {
-            Ok(Ok(())) => {
-                if let Some(id) = self.recorded {
-                    progress.upload_ended(&id).await;
+    /// Asks the origin, as conditionally as what is known allows.
+    async fn body<'a>(&'a self, run: &mut Run<'a>, go_on: Option<&GoOn>) -> Result<Body<'a>, Ended> {
+        let spec = &run.assignment.spec;
+        let bytes_max = self.bytes_max(run.assignment);
+        let from = go_on.map(|go_on| Resume {
+            offset: go_on.sending.received,
+            etag: go_on.validators.etag.clone(),
+            total: go_on.total,
+        });
+        let known = run.assignment.known.as_ref().filter(|_| from.is_none());
+        let unless = known.map(|known| &known.validators);
+        match self.fetch(Want { spec, bytes_max, from, unless }, run.gate).await? {
+            Answered::Body(fetched) => return Ok(Body::Comes(fetched)),
+            Answered::NotChanged { context } => {
+                if let Some(stored) = self.not_changed(run, context).await? {
+                    return Ok(Body::NotChanged(Box::new(stored)));
                 }
             }
-            Ok(Err(error)) => tracing::debug!(key = %place.key, %error, "an upload is left to the sweep"),
-            Err(_) => tracing::debug!(key = %place.key, "an upload is left to the sweep: the store does not answer"),
         }
+        // The object went away, or somebody replaced it.
+        match self.fetch(Want { spec, bytes_max, from: None, unless: None }, run.gate).await? {
+            Answered::Body(fetched) => Ok(Body::Comes(fetched)),
+            Answered::NotChanged { .. } => {
+                let message = "the origin answered 304 without being asked for a change";
+                Err(Failed::new(FailureCode::DownloadUnexpectedStatus, message).into())
+            }
+        }
+    }
+
+    pub(super) fn bytes_max(&self, assignment: &Assignment) -> u64 {
+        assignment.spec.max_bytes.map_or(self.options.max_bytes, |own| own.min(self.options.max_bytes))
+    }
+
+    /// Everything is in hand or in the store: the object appears.
+    async fn finish(
+        &self,
+        mut run: Run<'_>,
+        mut sending: Sending,
+        validators: Validators,
+        mut context: BTreeMap<String, String>,
+    ) -> Result<Stored, Ended> {
+        self.send_last(&mut run, &mut sending).await?;
+        if !run.progress.still_mine().await {
+            return Err(Ended::Lost);
+        }
+        let whole = sending.whole();
+        if let Some(head) = self.same_content(&run, &whole).await? {
+            context.insert("reused".to_owned(), "true".to_owned());
+            self.drop_upload(&mut run).await;
+            let object = run.goal.object(&whole, head, sending.content_type);
+            return Ok(Stored { object, validators, context });
+        }
+        if let Some(recorded) = &run.traces.recorded {
+            run.progress.completing(&recorded.upload_id, &whole).await.map_err(|_| Ended::Lost)?;
+        }
+        run.set_completing();
+        let head = self.complete(&mut run, &whole).await?;
+        // What is recorded of the upload goes when the task is settled: until then it tells whose the object is.
+        let object = run.goal.object(&whole, head, sending.content_type);
+        Ok(Stored { object, validators, context })
+    }
+
+    /// An attempt that can be followed by another one leaves what is safely stored; any other cleans up behind itself.
+    async fn clean_up(&self, traces: Traces, ended: &Ended, progress: &dyn Progress) {
+        let Traces { upload, recorded } = traces;
+        let another = match ended {
+            Ended::Lost => true,
+            Ended::Failed(failed) => match failed.failure.code.class() {
+                RetryClass::Transient | RetryClass::Throttled | RetryClass::Parked | RetryClass::Unlikely => true,
+                RetryClass::Permanent => false,
+            },
+        };
+        let is_doubtful = upload.as_ref().is_some_and(Upload::is_doubtful);
+        let goes_on = recorded.as_ref().is_some_and(|recorded| recorded.can_go_on)
+            && upload.as_ref().is_none_or(Upload::can_go_on);
+        if is_doubtful || (another && goes_on) {
+            if let Some(upload) = upload {
+                upload.leave();
+            }
+            return;
+        }
+        self.remove(upload, recorded, progress).await;
+    }
+
+    /// Takes an upload out of the store and out of the records. What cannot be removed now stays recorded, for the sweep.
+    pub(super) async fn remove(&self, upload: Option<Upload>, recorded: Option<Recorded>, progress: &dyn Progress) {
+        let abort = async {
+            if let Some(mut upload) = upload {
+                upload.abort().await?;
+            } else if let Some(recorded) = &recorded {
+                self.objects.abort(&recorded.place, &recorded.upload_id).await?;
+            }
+            match recorded.as_ref().filter(|recorded| recorded.is_incoming) {
+                Some(recorded) => self.objects.delete(&recorded.place).await,
+                None => Ok(()),
+            }
+        };
+        let ended = tokio::time::timeout(CLEAN_UP_MAX, abort).await;
+        let Some(recorded) = recorded else { return };
+        match ended {
+            Ok(Ok(())) => progress.upload_ended(&recorded.upload_id).await,
+            Ok(Err(error)) => tracing::debug!(key = %recorded.place.key, %error, "an upload is left to the sweep"),
+            Err(_) => tracing::debug!(key = %recorded.place.key, "an upload is left to the sweep: no answer"),
+        }
+    }
+
+    /// A storage error as a failure of this attempt.
+    pub(super) async fn store_failed(&self, error: objects::Error, place: &Place) -> Ended {
+        stored_at(self.objects.judged(error).await.into(), place).into()
     }
 }
 
-/// Enough of the body to see what it is.
-async fn read_first(fetched: &mut Fetched<'_>, bytes_max: u64) -> Result<Vec<Bytes>, Failed> {
-    let (mut first, mut bytes) = (Vec::new(), 0);
-    while bytes < kind::SNIFF_BYTES {
-        let Some(piece) = fetched.next().await? else { break };
-        bytes += piece.len();
-        if bytes as u64 > bytes_max {
-            return Err(fetched.blame(too_large(bytes_max)));
-        }
-        first.push(piece);
-    }
-    Ok(first)
-}
-
-fn label(assignment: &Assignment, fetched: &Fetched<'_>, first: &[Bytes]) -> Label {
-    let spec = &assignment.spec;
-    let start: Vec<u8> = first.iter().flatten().copied().take(kind::SNIFF_BYTES).collect();
-    let seen = kind::seen(&start);
-    let mut metadata = spec.object_metadata.clone();
-    if let Some(seen) = seen {
-        metadata.insert(SEEN_TYPE.to_owned(), seen.to_owned());
-    }
-    let content_type = kind::content_type(fetched.content_type(), spec.mime_hint.as_deref(), seen);
-    // A digest that is demanded can stand in the metadata from the start: another one never completes.
-    Label { content_type, metadata, sha256: spec.checksum.unwrap_or_default() }
+enum Body<'a> {
+    Comes(Box<Fetched<'a>>),
+    NotChanged(Box<Stored>),
 }
 
 fn check_whole(fetched: &Fetched<'_>, received: u64, wanted: Option<[u8; 32]>, got: [u8; 32]) -> Result<(), Failed> {
-    if let Some(declared) = fetched.total().filter(|declared| *declared != received) {
-        let message = format!("{declared} bytes were declared and {received} came");
+    if let Some(total) = fetched.total().filter(|total| *total != received) {
+        let message = format!("{total} bytes were declared and {received} came");
         return Err(fetched.blame(Failed::new(FailureCode::DownloadLengthMismatch, message)));
     }
     match wanted {
@@ -240,11 +321,11 @@ fn check_whole(fetched: &Fetched<'_>, received: u64, wanted: Option<[u8; 32]>, g
     }
 }
 
-fn stored_at(failed: Failed, place: &Place) -> Failed {
+pub(super) fn stored_at(failed: Failed, place: &Place) -> Failed {
     failed.with("bucket", &place.bucket).with("key", &place.key)
 }
 
-fn hex(digest: &[u8]) -> String {
+pub(super) fn hex(digest: &[u8]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

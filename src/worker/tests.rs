@@ -19,6 +19,8 @@ mod s3_server;
 use origin::{Behaviour, Origin};
 use s3_server::{Fault, S3Double, Which};
 
+mod uploads;
+
 const MIB: usize = 1024 * 1024;
 
 /// Stands in for the queue and the politeness rules, and remembers.
@@ -395,7 +397,7 @@ async fn large_bodies_reach_s3_in_parts_that_the_queue_knows_of() {
     assert_eq!((object.sha256, object.size_bytes), (behaviour.sha256(), behaviour.len()));
     let stored_bytes: [u8; 32] = Sha256::digest(server.object("fetchbox", "resources/x").unwrap()).into();
     assert_eq!(stored_bytes, behaviour.sha256());
-    assert_eq!(bench.queue.events()[1..], ["begun", "ended"]);
+    assert_eq!(bench.queue.events()[1..], ["begun"], "it is known until the task is settled");
     assert_eq!(server.open_uploads(), 0);
 }
 
@@ -406,9 +408,8 @@ async fn an_upload_that_fails_is_aborted_and_named_after_the_store() {
     bench.origin.on("/", Behaviour::body(12 * MIB, 1));
     for (which, fault, code) in [
         (Which::Part, Fault::Answer(503, "SlowDown"), FailureCode::StorageUnavailable),
-        (Which::Complete, Fault::Answer(403, "AccessDenied"), FailureCode::StorageDenied),
+        (Which::Complete, Fault::Answer(403, "AccessDenied"), FailureCode::UploadRejected),
         (Which::CreateMultipart, Fault::Answer(400, "KeyTooLongError"), FailureCode::UploadRejected),
-        (Which::Complete, Fault::OkWithError("InternalError"), FailureCode::StorageUnavailable),
     ] {
         server.fault(which, 9, fault);
         let failure = failed(bench.get("/").await);
@@ -420,7 +421,7 @@ async fn an_upload_that_fails_is_aborted_and_named_after_the_store() {
     }
     let events = bench.queue.events();
     let count = |name: &str| events.iter().filter(|event| *event == name).count();
-    assert_eq!((count("begun"), count("ended")), (3, 3));
+    assert_eq!((count("begun"), count("ended")), (2, 2));
 }
 
 #[tokio::test]

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::process;
+
 pub struct Server {
     child: Child,
     pub dir: PathBuf,
@@ -16,6 +18,11 @@ pub struct Server {
 impl Server {
     /// Starts on `dir` and waits for the ready line.
     pub fn start(dir: &Path, keep: bool) -> Self {
+        Self::start_with(dir, keep, &[])
+    }
+
+    /// The same with more of the configuration set, as the environment sets it.
+    pub fn start_with(dir: &Path, keep: bool, settings: &[(String, String)]) -> Self {
         let begun = Instant::now();
         let mut child = Command::new(binary())
             .args(["serve", "--data-dir"])
@@ -24,6 +31,9 @@ impl Server {
             .env("FETCHBOX__LISTEN__HTTP", "off")
             .env("FETCHBOX__LOG__FILTER", "warn")
             .env("FETCHBOX__HANDLERS__EXTERNAL__EXTERNAL", "true")
+            // A paused queue under full load passes the default within a minute, and refusals are not what is measured.
+            .env("FETCHBOX__INGEST__OPEN_TASKS_MAX", "1000000000")
+            .envs(settings.iter().map(|(name, value)| (name, value)))
             .stdout(Stdio::piped())
             .spawn()
             .expect("the release binary starts");
@@ -67,14 +77,13 @@ impl Server {
         begun.elapsed()
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Resident bytes now and at their highest.
     pub fn memory(&self) -> (u64, u64) {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
-        let kib = |name: &str| {
-            let line = status.lines().find(|line| line.starts_with(name));
-            line.and_then(|line| line.split_whitespace().nth(1)).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0)
-        };
-        (kib("VmRSS:") << 10, kib("VmHWM:") << 10)
+        process::memory(self.child.id())
     }
 }
 

@@ -5,8 +5,10 @@
 pub mod ask;
 pub mod binary;
 pub mod checker;
+pub mod flood;
 pub mod host;
 pub mod manifest;
+pub mod null_s3;
 pub mod origin;
 pub mod proxy;
 pub mod s3;
@@ -32,6 +34,24 @@ pub fn config(data: &Path) -> Config {
     config.dispatch.backoff_min_ms = 20;
     config.dispatch.backoff_max_ms = 200;
     config
+}
+
+/// Objects go to this store.
+pub fn on_s3(config: &mut Config, store: &s3::S3Server, bucket: &str) {
+    config.storage.kind = fetchbox::objects::Kind::S3;
+    config.storage.bucket = bucket.to_owned();
+    config.storage.endpoint = Some(store.endpoint());
+    config.storage.access_key_id_file = Some(store.access_key_id_file());
+    config.storage.secret_access_key_file = Some(store.secret_access_key_file());
+}
+
+/// Sets one key as its line in the file would.
+pub fn set(config: &mut Config, section: &str, key: &str, value: impl Into<serde_yaml::Value>) {
+    let mut all = serde_yaml::to_value(&*config).unwrap();
+    all[section][key] = value.into();
+    let root = config.storage.root.clone();
+    *config = serde_yaml::from_value(all).unwrap_or_else(|error| panic!("{section}.{key}: {error}"));
+    config.storage.root = root;
 }
 
 /// At most this many downloads at once.

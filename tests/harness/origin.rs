@@ -15,6 +15,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
+// Stands beside this file, from wherever it is included.
+#[path = "range.rs"]
+mod range;
+
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
 /// How a path answers. Built up: `Behaviour::body(1000, 7).fail_first(2, 500).delay_ms(50)`.
@@ -32,6 +36,8 @@ pub struct Behaviour {
     reset_after: Option<usize>,
     close_after: Option<usize>,
     hang_after: Option<usize>,
+    etag: Option<String>,
+    ranges: range::Ranges,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -64,6 +70,8 @@ impl Behaviour {
             reset_after: None,
             close_after: None,
             hang_after: None,
+            etag: None,
+            ranges: range::Ranges::Right,
         }
     }
 
@@ -155,6 +163,18 @@ impl Behaviour {
         self
     }
 
+    /// Carries this ETag (quotes and `W/` included) and honours Range, If-Range and If-None-Match.
+    pub fn versioned(mut self, etag: &str) -> Self {
+        self.etag = Some(etag.to_owned());
+        self
+    }
+
+    /// Answers a range with 206 and the body from its start.
+    pub fn wrong_range(mut self) -> Self {
+        self.ranges = range::Ranges::FromTheStart;
+        self
+    }
+
     fn hang_before_headers(mut self) -> Self {
         self.delay = Duration::from_secs(3_600);
         self
@@ -190,6 +210,15 @@ impl Seen {
     }
 }
 
+/// Body bytes of one answer, as far as they were written to the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent {
+    pub status: u16,
+    /// Where in the body they begin.
+    pub from: u64,
+    pub bytes: u64,
+}
+
 type Script = Arc<dyn Fn(&Seen) -> Behaviour + Send + Sync>;
 
 #[derive(Default)]
@@ -198,6 +227,7 @@ struct Truth {
     seen: Vec<Seen>,
     hits: HashMap<String, u32>,
     served: HashMap<String, Vec<[u8; 32]>>,
+    sent: HashMap<String, Vec<Sent>>,
     open: u32,
     open_most: u32,
 }
@@ -266,6 +296,16 @@ impl Origin {
         lock(&self.truth).served.get(path).cloned().unwrap_or_default()
     }
 
+    /// Every answer of this path, in order: what left of its body.
+    pub fn sent(&self, path: &str) -> Vec<Sent> {
+        lock(&self.truth).sent.get(path).cloned().unwrap_or_default()
+    }
+
+    /// Every request, in order.
+    pub fn seen(&self) -> Vec<Seen> {
+        lock(&self.truth).seen.clone()
+    }
+
     /// The most requests that were in work at the same time.
     pub fn open_most(&self) -> u32 {
         lock(&self.truth).open_most
@@ -306,7 +346,7 @@ async fn connection(mut stream: TcpStream, truth: Arc<Mutex<Truth>>) {
         };
         let behaviour = behaviour.map_or_else(|| Behaviour::status(404), |script| script(&seen));
         let _open = Open(truth.clone());
-        match answer(&mut stream, &seen, &behaviour).await {
+        match answer(&mut stream, &seen, &behaviour, &truth).await {
             Ok(After::KeepAlive) if behaviour.length == Length::True || behaviour.length == Length::Chunked => {
                 note_served(&truth, &seen, &behaviour);
             }
@@ -345,7 +385,12 @@ enum After {
     Reset,
 }
 
-async fn answer(stream: &mut TcpStream, seen: &Seen, behaviour: &Behaviour) -> std::io::Result<After> {
+async fn answer(
+    stream: &mut TcpStream,
+    seen: &Seen,
+    behaviour: &Behaviour,
+    truth: &Mutex<Truth>,
+) -> std::io::Result<After> {
     tokio::time::sleep(behaviour.delay).await;
     if let Some((_, status)) = behaviour.fail.filter(|(times, _)| seen.hit <= *times) {
         let mut head = format!("HTTP/1.1 {status} Scripted\r\nContent-Length: 7\r\n");
@@ -353,8 +398,9 @@ async fn answer(stream: &mut TcpStream, seen: &Seen, behaviour: &Behaviour) -> s
         stream.write_all(format!("{head}\r\nfailing").as_bytes()).await?;
         return Ok(After::KeepAlive);
     }
-    let body = behaviour.body.as_slice();
-    let mut head = format!("HTTP/1.1 {} Scripted\r\n", behaviour.status);
+    let cut = range::cut(behaviour, seen);
+    let body = behaviour.body.get(cut.from..cut.to).unwrap_or_default();
+    let mut head = format!("HTTP/1.1 {} Scripted\r\n{}", cut.status, cut.headers);
     behaviour.headers.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
     match behaviour.length {
         Length::True => head.push_str(&format!("Content-Length: {}\r\n", body.len())),
@@ -366,8 +412,20 @@ async fn answer(stream: &mut TcpStream, seen: &Seen, behaviour: &Behaviour) -> s
     if seen.method == "HEAD" {
         return Ok(After::KeepAlive);
     }
+    let at = {
+        let mut truth = lock(truth);
+        let sent = truth.sent.entry(seen.path.clone()).or_default();
+        sent.push(Sent { status: cut.status, from: cut.from as u64, bytes: 0 });
+        sent.len() - 1
+    };
+    let count = |bytes: usize| {
+        let mut truth = lock(truth);
+        if let Some(sent) = truth.sent.get_mut(&seen.path).and_then(|sent| sent.get_mut(at)) {
+            sent.bytes += bytes as u64;
+        }
+    };
     loop {
-        let after = send_body(stream, behaviour, body).await?;
+        let after = send_body(stream, behaviour, body, &count).await?;
         if !behaviour.endless || !matches!(after, After::KeepAlive) {
             if behaviour.length == Length::Chunked && matches!(after, After::KeepAlive) {
                 stream.write_all(b"0\r\n\r\n").await?;
@@ -377,7 +435,12 @@ async fn answer(stream: &mut TcpStream, seen: &Seen, behaviour: &Behaviour) -> s
     }
 }
 
-async fn send_body(stream: &mut TcpStream, behaviour: &Behaviour, body: &[u8]) -> std::io::Result<After> {
+async fn send_body(
+    stream: &mut TcpStream,
+    behaviour: &Behaviour,
+    body: &[u8],
+    count: &(impl Fn(usize) + Sync),
+) -> std::io::Result<After> {
     let stops = [behaviour.reset_after, behaviour.close_after, behaviour.hang_after];
     let end = stops.into_iter().flatten().min().unwrap_or(body.len()).min(body.len());
     let (bytes, pause) = behaviour.pieces.unwrap_or((256 * 1024, Duration::ZERO));
@@ -389,6 +452,7 @@ async fn send_body(stream: &mut TcpStream, behaviour: &Behaviour, body: &[u8]) -
         } else {
             stream.write_all(piece).await?;
         }
+        count(piece.len());
         if !pause.is_zero() {
             stream.flush().await?;
             tokio::time::sleep(pause).await;

@@ -20,6 +20,7 @@ use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 
 pub const ACCESS_KEY: &str = "fetchbox-test";
@@ -44,6 +45,7 @@ impl S3Server {
     pub async fn start(buckets: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let data = folder.path().join("data");
+        std::fs::create_dir_all(&data).expect("the data folder");
         for bucket in buckets {
             std::fs::create_dir_all(data.join(bucket)).expect("a bucket's folder");
         }
@@ -94,6 +96,11 @@ impl S3Server {
         keys
     }
 
+    /// For a store that has lost, or not yet got, its bucket.
+    pub fn make_bucket(&self, bucket: &str) {
+        std::fs::create_dir_all(self.data().join(bucket)).expect("a bucket's folder");
+    }
+
     /// Multipart uploads begun and neither completed nor aborted.
     pub fn open_uploads(&self) -> usize {
         let names = std::fs::read_dir(self.data()).into_iter().flatten().flatten();
@@ -133,9 +140,23 @@ impl S3Double {
         self.faults.unreachable.store(unreachable, Ordering::SeqCst);
     }
 
+    /// The next request of this kind (and, for a part, of this part number) stops at `moment` until it is told how to go on.
+    pub fn hold(&self, which: Which, part: Option<u32>, moment: Moment) -> Held {
+        let (reached, when_reached) = oneshot::channel();
+        let (go, when_to_go) = oneshot::channel();
+        lock(&self.faults.stops).push(Stop { which, part, moment, reached: Some(reached), go: Some(when_to_go) });
+        Held { reached: Some(when_reached), go }
+    }
+
+    /// Parts that are in the store, those of ended uploads and those sent twice included.
+    pub fn parts_stored(&self) -> u64 {
+        self.faults.parts.load(Ordering::SeqCst)
+    }
+
     /// Forgets all faults.
     pub fn heal(&self) {
         lock(&self.faults.queue).clear();
+        lock(&self.faults.stops).clear();
         self.set_unreachable(false);
     }
 
@@ -198,6 +219,59 @@ pub enum Fault {
     Delay(Duration),
 }
 
+/// Where in a request's life it stops.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Moment {
+    /// It came and has had no effect.
+    Arrived,
+    /// It has had its effect, and the client does not know.
+    Done,
+    /// Its answer is about to leave. It does not stop here.
+    Answered,
+}
+
+/// A request that stops at a moment. Dropped, it loses its connection there and then.
+pub struct Held {
+    reached: Option<oneshot::Receiver<()>>,
+    go: oneshot::Sender<()>,
+}
+
+impl Held {
+    /// Waits until the request is there.
+    pub async fn reached(&mut self) {
+        if let Some(reached) = self.reached.take() {
+            reached.await.expect("the double forgot the request");
+        }
+    }
+
+    pub fn go_on(self) {
+        let _ = self.go.send(());
+    }
+}
+
+struct Stop {
+    which: Which,
+    part: Option<u32>,
+    moment: Moment,
+    reached: Option<oneshot::Sender<()>>,
+    go: Option<oneshot::Receiver<()>>,
+}
+
+impl Stop {
+    async fn at(&mut self, moment: Moment) -> Result<(), Cut> {
+        if self.moment != moment {
+            return Ok(());
+        }
+        if let Some(reached) = self.reached.take() {
+            let _ = reached.send(());
+        }
+        match self.go.take() {
+            Some(go) if moment != Moment::Answered => go.await.map_err(|_| Cut),
+            _ => Ok(()),
+        }
+    }
+}
+
 struct Pending {
     which: Which,
     left: u32,
@@ -208,6 +282,8 @@ struct Pending {
 struct Faults {
     queue: Mutex<Vec<Pending>>,
     log: Mutex<Vec<Which>>,
+    stops: Mutex<Vec<Stop>>,
+    parts: AtomicU64,
     unreachable: AtomicBool,
     requests: AtomicU64,
 }
@@ -225,6 +301,14 @@ impl Faults {
             queue.remove(at);
         }
         Some(fault)
+    }
+
+    fn stop_of(&self, call: Which, query: &str) -> Option<Stop> {
+        let part = query.split('&').find_map(|pair| pair.strip_prefix("partNumber=")?.parse().ok());
+        let mut stops = lock(&self.stops);
+        let at =
+            stops.iter().position(|stop| stop.which.matches(&call) && (stop.part.is_none() || stop.part == part))?;
+        Some(stops.remove(at))
     }
 }
 
@@ -268,8 +352,39 @@ async fn handle(store: Store, faults: Arc<Faults>, request: Request<Incoming>) -
     if faults.unreachable.load(Ordering::SeqCst) {
         return Err(Cut);
     }
-    let call = Which::of(request.method(), request.uri().query().unwrap_or_default());
+    let query = request.uri().query().unwrap_or_default();
+    let call = Which::of(request.method(), query);
+    let stop = faults.stop_of(call, query);
+    let Some(mut stop) = stop else { return answer(&store, &faults, call, request).await };
+    stop.at(Moment::Arrived).await?;
+    let (parts, body) = answer(&store, &faults, call, request).await?.into_parts();
+    // A Complete takes effect while its answer is being written.
+    let body = body.collect().await.map_err(|_| Cut)?.to_bytes();
+    stop.at(Moment::Done).await?;
+    stop.at(Moment::Answered).await?;
+    Ok(Response::from_parts(parts, s3s::Body::from(body)))
+}
+
+async fn answer(
+    store: &Store,
+    faults: &Faults,
+    call: Which,
+    request: Request<Incoming>,
+) -> Result<Response<s3s::Body>, Cut> {
     let fault = faults.next(call);
+    let reply = answer_to(store, call, fault, request).await;
+    if call == Which::Part && reply.as_ref().is_ok_and(|reply| reply.status() == 200) {
+        faults.parts.fetch_add(1, Ordering::SeqCst);
+    }
+    reply
+}
+
+async fn answer_to(
+    store: &Store,
+    call: Which,
+    fault: Option<Fault>,
+    request: Request<Incoming>,
+) -> Result<Response<s3s::Body>, Cut> {
     match fault {
         Some(Fault::Answer(status, code)) => {
             drain(request).await;
@@ -284,16 +399,16 @@ async fn handle(store: Store, faults: Arc<Faults>, request: Request<Incoming>) -
             Err(Cut)
         }
         Some(Fault::DropReply) => {
-            let reply = forward(&store, call, request).await?;
+            let reply = forward(store, call, request).await?;
             // A Complete takes effect while its answer is being written.
             let _ = reply.into_body().collect().await;
             Err(Cut)
         }
         Some(Fault::Delay(wait)) => {
             tokio::time::sleep(wait).await;
-            forward(&store, call, request).await
+            forward(store, call, request).await
         }
-        None => forward(&store, call, request).await,
+        None => forward(store, call, request).await,
     }
 }
 

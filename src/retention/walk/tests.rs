@@ -5,8 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::{JobState, TaskIndex, TaskRef, TaskState};
 use crate::retention::Options;
-use crate::retention::fake::{Fake, LETTER_BYTES, State, job_at, letter_at};
-use crate::store::UploadRecord;
+use crate::retention::fake::{Fake, LETTER_BYTES, State, job_at, letter_at, upload_at};
 
 const DAY_MS: i64 = 86_400_000;
 const NOW_MS: i64 = 200 * DAY_MS;
@@ -38,8 +37,9 @@ fn world(seeds: &[Seed]) -> State {
             state.staged.push(created + n);
         }
         let task = TaskRef { job: id, index: TaskIndex(0) };
-        let (bucket, key, upload_id) = ("b".to_owned(), "k".to_owned(), format!("{at}"));
-        state.uploads.push(UploadRecord { task, epoch: 1, bucket, key, upload_id, begun_at_ms: created });
+        state.uploads.push(upload_at(task, &at.to_string(), created));
+        state.unrecorded.push(created);
+        state.sources.insert(u128::try_from(at).unwrap().to_be_bytes(), created);
         state.jobs.insert(id, job);
     }
     state
@@ -106,7 +106,8 @@ proptest! {
         prop_assert_eq!(gone(CleanupKind::Jobs), (before.jobs.len() - after.jobs.len()) as u64);
         prop_assert_eq!(gone(CleanupKind::Dlq), (before.letters.len() - after.letters.len()) as u64);
         prop_assert_eq!(gone(CleanupKind::Queue), (before.failures.len() - after.failures.len()) as u64);
-        let files = before.uploads.len() + before.staged.len() - after.uploads.len() - after.staged.len();
+        let files = before.uploads.len() + before.staged.len() + before.unrecorded.len()
+            - after.uploads.len() - after.staged.len() - after.unrecorded.len();
         prop_assert_eq!(gone(CleanupKind::Uploads), files as u64);
         if let Some(max) = max {
             prop_assert!(real.deleted.values().sum::<u64>() <= max);

@@ -9,6 +9,7 @@ use crate::store::records::{
     AttemptRow, DeadLetterRow, FailedRow, FailureRow, JobRow, ObjectRow, TaskRow, TaskSpecRow,
 };
 use crate::store::tx::Tx;
+use crate::store::uploads;
 use crate::store::{End, Settled, Settlement};
 
 /// Settling twice, or with an epoch that is not the present one, changes nothing.
@@ -29,6 +30,9 @@ pub fn settle(tx: &mut Tx<'_>, settlement: Settlement) -> Result<Settled, Refusa
             row.object = Some(ObjectRow::from_object(object));
             row.done_context = context;
             row.interrupted = 0;
+            if std::mem::take(&mut row.uploads) {
+                uploads::all_ended(tx, task)?;
+            }
             tx.put_task(task, &row);
         }
         End::ManifestStored => {

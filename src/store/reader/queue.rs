@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{DueCursor, DueEntry, Plan, Reader, ReadyEntry, ReadyPage, TenantKey, UploadRecord, just_after, key_of};
+use super::{DueCursor, DueEntry, Plan, Reader, ReadyEntry, ReadyPage, TenantKey, just_after, key_of};
 use crate::model::{JobId, Priority, Refusal, RefusalCode, TaskIndex, TaskSpec};
 use crate::store::QueueKey;
 use crate::store::keys::{self, Family, Key, Space};
-use crate::store::records::{self, ReadyRow, UploadRow};
+use crate::store::records::{self, ReadyRow};
 
 /// Entries looked at for one page: an entry without tasks costs a read all the same.
 const READY_ROWS_MAX: usize = 1_024;
@@ -177,15 +177,6 @@ impl Reader {
         let Some(value) = self.spaces.get(&keys::owed(id))? else { return Ok(None) };
         let revision: [u8; 8] = value.as_ref().try_into().map_err(|_| records::damaged("owed row"))?;
         Ok(Some(u64::from_be_bytes(revision)))
-    }
-
-    pub fn uploads(&self, rows: usize) -> Result<Vec<UploadRecord>, Refusal> {
-        let upload = |row: Result<(fjall::UserKey, fjall::UserValue), Refusal>| {
-            let (key, value) = row?;
-            let (task, epoch) = key_of(Family::Upload, &key, |fields| Some((fields.task()?, fields.u64()?)))?;
-            Ok(records::decode::<UploadRow>("upload", &value)?.into_record(task, epoch))
-        };
-        self.rows(Space::Queue, &[Family::Upload as u8], &keys::end_of(Family::Upload), rows).map(upload).collect()
     }
 }
 

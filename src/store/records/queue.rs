@@ -3,7 +3,6 @@
 use prost::Message;
 
 use super::super::tally::Tally;
-use super::super::verbs::UploadRecord;
 use super::damaged;
 use super::job::{state_from, state_number};
 use crate::model::{Controls, FailureCode, JobId, JobState, JobType, Refusal, TaskIndex, TaskRef};
@@ -48,40 +47,6 @@ impl LeaseRow {
     pub fn task(&self) -> Result<TaskRef, Refusal> {
         let index = u16::try_from(self.index).map_err(|_| damaged("lease's task"))?;
         Ok(TaskRef { job: job_id(&self.job)?, index: TaskIndex(index) })
-    }
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub struct UploadRow {
-    #[prost(string, tag = "1")]
-    pub bucket: String,
-    #[prost(string, tag = "2")]
-    pub key: String,
-    #[prost(string, tag = "3")]
-    pub upload_id: String,
-    #[prost(int64, tag = "4")]
-    pub begun_at_ms: i64,
-}
-
-impl UploadRow {
-    pub fn new(upload: &UploadRecord) -> Self {
-        Self {
-            bucket: upload.bucket.clone(),
-            key: upload.key.clone(),
-            upload_id: upload.upload_id.clone(),
-            begun_at_ms: upload.begun_at_ms,
-        }
-    }
-
-    pub fn into_record(self, task: TaskRef, epoch: u64) -> UploadRecord {
-        UploadRecord {
-            task,
-            epoch,
-            bucket: self.bucket,
-            key: self.key,
-            upload_id: self.upload_id,
-            begun_at_ms: self.begun_at_ms,
-        }
     }
 }
 

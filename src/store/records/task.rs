@@ -78,7 +78,7 @@ impl ObjectRow {
         }
     }
 
-    fn into_object(self) -> Result<StoredObject, Refusal> {
+    pub fn into_object(self) -> Result<StoredObject, Refusal> {
         Ok(StoredObject {
             sha256: digest("object", &self.sha256)?,
             bucket: self.bucket,
@@ -145,6 +145,9 @@ pub struct TaskRow {
     pub replay_of: String,
     #[prost(int64, tag = "10")]
     pub updated_at_ms: i64,
+    /// Some attempt recorded an upload that nobody has said to be over.
+    #[prost(bool, tag = "11")]
+    pub uploads: bool,
     /// Failed attempts by the budget they were charged to.
     #[prost(uint32, tag = "20")]
     pub failed_downloads: u32,
