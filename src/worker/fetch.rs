@@ -3,6 +3,7 @@
 //! Owns: the client, hops, what the headers already tell. Must not know: digests, storage.
 
 use std::collections::BTreeMap;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,13 +62,14 @@ pub(super) struct Resume {
     pub(super) total: Option<u64>,
 }
 
-pub(super) enum Answered {
-    Body(Box<Fetched>),
+pub(super) enum Answered<'a> {
+    Body(Box<Fetched<'a>>),
     NotChanged { context: BTreeMap<String, String> },
 }
 
 /// An answer whose body has not been read yet.
-pub(super) struct Fetched {
+pub(super) struct Fetched<'a> {
+    _asked: PhantomData<&'a ()>,
     response: reqwest::Response,
     target: Target,
     /// The host's place is taken until the body has been read.
@@ -82,7 +84,7 @@ pub(super) struct Fetched {
 
 impl Worker {
     /// Follows redirects until there is a body of at most `bytes_max` bytes, as far as the headers tell.
-    pub(super) async fn fetch(&self, want: Want<'_>, gate: &dyn HostGate) -> Result<Answered, Failed> {
+    pub(super) async fn fetch<'a>(&'a self, want: Want<'a>, gate: &'a dyn HostGate) -> Result<Answered<'a>, Failed> {
         let Want { spec, bytes_max, .. } = want;
         let bad_url = |message| Failed::new(FailureCode::DownloadBadUrl, message);
         let mut target = Target::parse(&spec.url).map_err(bad_url)?;
@@ -100,15 +102,34 @@ impl Worker {
                 let idle = Duration::from_millis(self.options.idle_timeout_ms);
                 let pace = Pace { bytes_per_second_min: self.options.bytes_per_second_min, ..Pace::default() };
                 let (declared, offset) = (response.content_length(), from.offset);
-                let fetched = Fetched { response, target, _permit: permit, declared, offset, idle, pace, received: 0 };
+                let fetched = Fetched {
+                    _asked: PhantomData,
+                    response,
+                    target,
+                    _permit: permit,
+                    declared,
+                    offset,
+                    idle,
+                    pace,
+                    received: 0,
+                };
                 return Ok(Answered::Body(Box::new(fetched)));
             }
             match self.judge(&response, &target, bytes_max, gate).map_err(|failed| at(failed, &target, redirects))? {
                 Judged::Body { declared } => {
                     let idle = Duration::from_millis(self.options.idle_timeout_ms);
                     let pace = Pace { bytes_per_second_min: self.options.bytes_per_second_min, ..Pace::default() };
-                    let fetched =
-                        Fetched { response, target, _permit: permit, declared, offset: 0, idle, pace, received: 0 };
+                    let fetched = Fetched {
+                        _asked: PhantomData,
+                        response,
+                        target,
+                        _permit: permit,
+                        declared,
+                        offset: 0,
+                        idle,
+                        pace,
+                        received: 0,
+                    };
                     return Ok(Answered::Body(Box::new(fetched)));
                 }
                 Judged::Redirect { location } => {
@@ -253,7 +274,7 @@ fn at(failed: Failed, target: &Target, redirects: u32) -> Failed {
     if redirects > 0 { failed.with("redirects", redirects) } else { failed }
 }
 
-impl Fetched {
+impl Fetched<'_> {
     /// The next piece of the body; None at its end.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Failed> {
         let begun = Clock::instant();

@@ -126,6 +126,7 @@ impl Worker {
                 Outcome::Stored(Box::new(Stored { object, ..Stored::default() }))
             }
             Err(error) => {
+                let error = self.objects.judged(error).await;
                 let mut failure = stored_at(error.into(), &place).failure;
                 failure.at_ms = self.clock.now_ms();
                 Outcome::Failed { failure, retry_after: None }
@@ -146,7 +147,7 @@ impl Worker {
         Outcome::Failed { failure, retry_after }
     }
 
-    async fn attempt(&self, mut run: Run<'_>) -> Result<Stored, Ended> {
+    async fn attempt<'a>(&'a self, mut run: Run<'a>) -> Result<Stored, Ended> {
         if let Some(hint) = &run.assignment.spec.proxy_hint {
             // Going there directly instead would show our address to somebody it was to be hidden from.
             let message = format!("the task demands proxy pool {:?} and no pools are served", hint.primary_pool);
@@ -163,12 +164,11 @@ impl Worker {
             Found::Upload(go_on) => Some(go_on),
             Found::Nothing => None,
         };
-        let mut fetched = match self.body(&mut run, go_on.as_deref()).await? {
+        let mut fetched = match self.body(&run, go_on.as_deref()).await? {
             Body::Comes(fetched) => fetched,
             Body::NotChanged(stored) => return Ok(*stored),
         };
         let validators = fetched.validators();
-        context.extend(fetched.context());
         let mut sending = match go_on {
             Some(go_on) if fetched.offset() == go_on.sending.received => {
                 context.insert("continued_at".to_owned(), fetched.offset().to_string());
@@ -188,13 +188,14 @@ impl Worker {
             self.send(&mut run, &mut sending, piece, &fetched, &validators).await?;
         }
         check_whole(&fetched, sending.received, run.assignment.spec.checksum, sending.sha256())?;
+        context.extend(fetched.context());
         // The host's place is free for others while the store works.
         drop(fetched);
         self.finish(run, sending, validators, context).await
     }
 
     /// Asks the origin, as conditionally as what is known allows.
-    async fn body(&self, run: &mut Run<'_>, go_on: Option<&GoOn>) -> Result<Body, Ended> {
+    async fn body<'a>(&'a self, run: &Run<'a>, go_on: Option<&GoOn>) -> Result<Body<'a>, Ended> {
         let spec = &run.assignment.spec;
         let bytes_max = self.bytes_max(run.assignment);
         let from = go_on.map(|go_on| Resume {
@@ -230,11 +231,11 @@ impl Worker {
     async fn finish(
         &self,
         mut run: Run<'_>,
-        mut sending: Sending,
+        sending: Sending,
         validators: Validators,
         mut context: BTreeMap<String, String>,
     ) -> Result<Stored, Ended> {
-        self.send_last(&mut run, &mut sending).await?;
+        self.send_last(&mut run, &sending).await?;
         if !run.progress.still_mine().await {
             return Err(Ended::Lost);
         }
@@ -270,7 +271,7 @@ impl Worker {
             && upload.as_ref().is_none_or(Upload::can_go_on);
         if is_doubtful || (another && goes_on) {
             if let Some(upload) = upload {
-                upload.leave();
+                upload.leave().await;
             }
             return;
         }
@@ -305,12 +306,12 @@ impl Worker {
     }
 }
 
-enum Body {
-    Comes(Box<Fetched>),
+enum Body<'a> {
+    Comes(Box<Fetched<'a>>),
     NotChanged(Box<Stored>),
 }
 
-fn check_whole(fetched: &Fetched, received: u64, wanted: Option<[u8; 32]>, got: [u8; 32]) -> Result<(), Failed> {
+fn check_whole(fetched: &Fetched<'_>, received: u64, wanted: Option<[u8; 32]>, got: [u8; 32]) -> Result<(), Failed> {
     if let Some(total) = fetched.total().filter(|total| *total != received) {
         let message = format!("{total} bytes were declared and {received} came");
         return Err(fetched.blame(Failed::new(FailureCode::DownloadLengthMismatch, message)));

@@ -51,7 +51,7 @@ impl Sending {
 
 impl Worker {
     /// Reads enough of the body to see what it is, and begins an upload with it.
-    pub(super) async fn begin(&self, run: &mut Run<'_>, fetched: &mut Fetched) -> Result<Sending, Ended> {
+    pub(super) async fn begin(&self, run: &mut Run<'_>, fetched: &mut Fetched<'_>) -> Result<Sending, Ended> {
         let bytes_max = self.bytes_max(run.assignment);
         let (mut first, mut bytes) = (Vec::new(), 0);
         while bytes < kind::SNIFF_BYTES {
@@ -95,7 +95,7 @@ impl Worker {
         run: &mut Run<'_>,
         sending: &mut Sending,
         mut piece: Bytes,
-        fetched: &Fetched,
+        fetched: &Fetched<'_>,
         validators: &Validators,
     ) -> Result<(), Ended> {
         let bytes_max = self.bytes_max(run.assignment);
@@ -169,7 +169,7 @@ impl Worker {
     }
 
     /// The last part, if the body is sent in parts: after it everything is in the store, or all of it is in hand.
-    pub(super) async fn send_last(&self, run: &mut Run<'_>, sending: &mut Sending) -> Result<(), Ended> {
+    pub(super) async fn send_last(&self, run: &mut Run<'_>, sending: &Sending) -> Result<(), Ended> {
         let in_parts = run
             .traces
             .upload
@@ -222,7 +222,7 @@ impl Worker {
     }
 }
 
-fn label(run: &Run<'_>, fetched: &Fetched, first: &[Bytes]) -> Label {
+fn label(run: &Run<'_>, fetched: &Fetched<'_>, first: &[Bytes]) -> Label {
     let spec = &run.assignment.spec;
     let start: Vec<u8> = first.iter().flatten().copied().take(kind::SNIFF_BYTES).collect();
     let seen = kind::seen(&start);
