@@ -187,12 +187,10 @@ pub(super) async fn remember(store: &Store, now_ms: i64, spec: &TaskSpec, place:
 /// After an attempt that was stopped: a task that was canceled has no use for its upload; one of a daemon that stops goes on with
 /// it at the next start.
 pub(super) async fn abandon(store: &Store, reader: &Reader, worker: &Worker, task: TaskRef) {
-    let left = match (reader.standing(task), reader.left(task)) {
-        (Ok(Standing::Closed), Ok(left)) => left,
-        // Else the sweep finds it.
-        _ => return,
-    };
-    let Some((upload, _)) = left.upload else { return };
+    // Else the sweep finds it.
+    let (Ok(Standing::Closed), Ok(left)) = (reader.standing(task), reader.left(task)) else { return };
+    // What may be complete by now is more than an abort can undo: the sweep looks.
+    let Some((upload, _)) = left.upload.filter(|(upload, _)| upload.completing.is_none()) else { return };
     let place = Place { bucket: upload.bucket, key: upload.key };
     let aborted = worker.abandon(&place, &upload.upload_id).await;
     if aborted.is_ok()

@@ -462,7 +462,10 @@ impl<E: Effects> Engine<E> {
             metrics.queue_depth.set(i64::try_from(depths.waiting).unwrap_or(i64::MAX));
             metrics.dlq_size.set(i64::try_from(depths.dead_letters).unwrap_or(i64::MAX));
             let hosts = self.hosts.table();
-            (self.planner.lag_ms(&hosts, now_ms), hosts.counts(now_ms))
+            let (paused, down) = hosts.counts(now_ms);
+            metrics.hosts_paused.set(i64::try_from(paused).unwrap_or(i64::MAX));
+            metrics.breakers_open.set(i64::try_from(down).unwrap_or(i64::MAX));
+            (self.planner.lag_ms(&hosts, now_ms), paused, down)
         });
         self.shared.board.write(|status| {
             status.in_flight = self.planner.running() as u64;
@@ -471,7 +474,7 @@ impl<E: Effects> Engine<E> {
                 self.planner.alarm().clone_into(&mut status.storage_alarm);
             }
             status.unreadable = self.unreadable.len() as u64;
-            if let Some((lag_ms, (paused, down))) = slow {
+            if let Some((lag_ms, paused, down)) = slow {
                 (status.lag_ms, status.hosts_paused, status.hosts_down) = (lag_ms, paused, down);
             }
         });

@@ -90,7 +90,7 @@ impl Intake {
             manifest_key: planned.manifest_key,
             now_ms: self.clock.now_ms(),
             open_tasks_max: self.options.open_tasks_max,
-            parallel_max: 0,
+            parallel_max: accepted.settings.max_parallel_downloads,
         })
     }
 

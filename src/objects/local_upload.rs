@@ -13,19 +13,19 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::folders::{self, from_errno, from_io};
+use super::gather::Gathered;
 use super::local::{STAGING, Shared, blocking, head_of, is_file, size_of, split};
 use super::{Error, ErrorKind, Head, Part, Place, Unfinished};
 
 /// Bytes gathered before a thread is asked to write them.
-const WRITE_BYTES: usize = 1024 * 1024;
+const WRITE_BYTES: u64 = 1024 * 1024;
 
 pub(super) struct LocalUpload {
     place: Place,
     stage: String,
     /// None once completed or aborted.
     staged: Option<Arc<Staged>>,
-    gathered: Vec<Bytes>,
-    gathered_bytes: usize,
+    gathered: Gathered,
     part_bytes: u64,
     /// Bytes since the last part's end.
     in_part_bytes: u64,
@@ -45,8 +45,7 @@ impl LocalUpload {
             place: place.clone(),
             stage: stage.to_owned(),
             staged: Some(Arc::new(staged)),
-            gathered: Vec::new(),
-            gathered_bytes: 0,
+            gathered: Gathered::default(),
             part_bytes,
             in_part_bytes: 0,
             end_bytes: 0,
@@ -89,9 +88,8 @@ impl LocalUpload {
 
     pub(super) async fn write(&mut self, bytes: Bytes) -> Result<(), Error> {
         self.in_part_bytes += bytes.len() as u64;
-        self.gathered_bytes += bytes.len();
         self.gathered.push(bytes);
-        if self.gathered_bytes < WRITE_BYTES {
+        if self.gathered.bytes() < WRITE_BYTES {
             return Ok(());
         }
         let (staged, pieces) = (self.staged()?, self.take());
@@ -132,26 +130,29 @@ impl LocalUpload {
     }
 
     /// The staged file stays for a later attempt.
-    pub(super) fn leave(self) {
-        if let Some(staged) = self.staged {
-            staged.leave();
-        }
+    pub(super) async fn leave(self) {
+        let Some(staged) = self.staged else { return };
+        // A thread may be writing still: what it adds is cut when the upload goes on.
+        let _ = blocking(move || {
+            *staged.file() = Stage::Ended;
+            Ok(())
+        })
+        .await;
     }
 
     pub(super) async fn abort(&mut self) -> Result<(), Error> {
         self.take();
-        // Unlinking a large file takes time: not on this thread.
-        let staged = self.staged.take();
+        let Some(staged) = self.staged.take() else { return Ok(()) };
+        // Unlinking a large file takes time: not on this thread. And a thread that writes still is waited for.
         blocking(move || {
-            drop(staged);
+            staged.remove(&mut staged.file());
             Ok(())
         })
         .await
     }
 
     fn take(&mut self) -> Vec<Bytes> {
-        self.gathered_bytes = 0;
-        std::mem::take(&mut self.gathered)
+        self.gathered.take()
     }
 
     fn staged(&self) -> Result<Arc<Staged>, Error> {
@@ -174,7 +175,7 @@ enum Stage {
     None,
     Open(File),
     /// Renamed to its place, or left for a later attempt.
-    Placed,
+    Ended,
 }
 
 impl Staged {
@@ -214,10 +215,12 @@ impl Staged {
         Ok(is_there)
     }
 
-    fn leave(&self) {
-        let mut state = self.file();
-        if let Stage::Open(_) = *state {
-            *state = Stage::Placed;
+    /// What cannot be removed now is swept later.
+    fn remove(&self, state: &mut Stage) {
+        if let Stage::Open(_) = std::mem::replace(state, Stage::Ended)
+            && let Ok(Some(staging)) = self.shared.folders.open(&[STAGING])
+        {
+            let _ = rustix::fs::unlinkat(&staging, self.name.as_str(), AtFlags::empty());
         }
     }
 
@@ -230,7 +233,7 @@ impl Staged {
         let to = self.shared.folders.make(&folder)?;
         let from = self.staging()?;
         rustix::fs::renameat(&from, self.name.as_str(), &to, name).map_err(|errno| from_errno(errno, &place.key))?;
-        *state = Stage::Placed;
+        *state = Stage::Ended;
         folders::sync(&to)?;
         Ok(head_of(&stat))
     }
@@ -260,11 +263,7 @@ impl Staged {
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        let left_over = matches!(*self.file(), Stage::Open(_));
-        if left_over && let Ok(Some(staging)) = self.shared.folders.open(&[STAGING]) {
-            // What cannot be removed now is swept later.
-            let _ = rustix::fs::unlinkat(&staging, self.name.as_str(), AtFlags::empty());
-        }
+        self.remove(&mut self.file());
         self.shared.live().remove(&self.name);
     }
 }

@@ -6,6 +6,7 @@
 //! appear with one PUT or with the completion of a multipart upload.
 
 mod folders;
+mod gather;
 mod key;
 mod local;
 mod local_upload;

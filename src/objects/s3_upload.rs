@@ -11,6 +11,7 @@ use object_store::multipart::{MultipartStore as _, PartId};
 use object_store::path::Path;
 use object_store::{Attributes, PutMultipartOptions, PutPayload};
 
+use super::gather::Gathered;
 use super::s3::{self, S3};
 use super::s3_error::{classify, is_of_no_use};
 use super::{Error, ErrorKind, Head, Label, Part, Place, Unfinished};
@@ -34,8 +35,7 @@ pub(super) struct S3Upload {
     stage: String,
     part_bytes: u64,
     /// At most one part.
-    gathered: Vec<Bytes>,
-    gathered_bytes: u64,
+    gathered: Gathered,
     sent_bytes: u64,
     upload_id: Option<String>,
     parts: Vec<PartId>,
@@ -57,8 +57,7 @@ impl S3Upload {
             place: place.clone(),
             attributes,
             stage: stage.to_owned(),
-            gathered: Vec::new(),
-            gathered_bytes: 0,
+            gathered: Gathered::default(),
             sent_bytes: 0,
             upload_id: None,
             parts: Vec::new(),
@@ -84,7 +83,7 @@ impl S3Upload {
     }
 
     pub(super) fn room(&self) -> u64 {
-        self.part_bytes.saturating_sub(self.gathered_bytes)
+        self.part_bytes.saturating_sub(self.gathered.bytes())
     }
 
     pub(super) fn upload_id(&self) -> Option<&str> {
@@ -99,9 +98,7 @@ impl S3Upload {
         self.upload_id.is_some() && !self.is_gone
     }
 
-    /// The pieces stay as they came: a part is never copied.
     pub(super) fn gather(&mut self, bytes: Bytes) {
-        self.gathered_bytes += bytes.len() as u64;
         self.gathered.push(bytes);
     }
 
@@ -137,10 +134,9 @@ impl S3Upload {
         Ok(Part { index: u32::try_from(index).unwrap_or(u32::MAX), id: content_id, end_bytes: self.sent_bytes })
     }
 
-    /// All that is gathered, without copying it.
+    /// All that is gathered, without copying it once more.
     fn take(&mut self) -> PutPayload {
-        self.gathered_bytes = 0;
-        std::mem::take(&mut self.gathered).into_iter().collect()
+        self.gathered.take().into_iter().collect()
     }
 
     fn told(&mut self, error: &object_store::Error) -> Error {
@@ -163,7 +159,7 @@ impl S3Upload {
     }
 
     async fn complete_parts(&mut self) -> Result<Head, Error> {
-        if self.gathered_bytes > 0 {
+        if self.gathered.bytes() > 0 {
             self.store_part().await?;
         }
         let id = self.upload_id.clone().unwrap_or_default();

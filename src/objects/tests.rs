@@ -309,7 +309,7 @@ async fn leave(objects: &Objects, bytes: &Bytes, parts: usize) -> Unfinished {
     }
     // Written and not stored: lost with the process.
     upload.write(bytes.slice(parts * part_bytes..parts * part_bytes + 2 * MIB)).await.unwrap();
-    upload.leave();
+    upload.leave().await;
     unfinished
 }
 

@@ -140,9 +140,9 @@ impl Upload {
     }
 
     /// Lets go of it and removes nothing: a later attempt goes on with what is stored.
-    pub fn leave(self) {
+    pub async fn leave(self) {
         match self.0 {
-            Inner::Local(upload) => upload.leave(),
+            Inner::Local(upload) => upload.leave().await,
             Inner::S3(_) => {}
         }
     }

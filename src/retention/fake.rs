@@ -227,7 +227,10 @@ impl World for Fake {
     }
     fn uploads(&self, after: Option<(TaskRef, u64)>, rows: usize) -> Result<Vec<UploadRecord>, Refusal> {
         let behind = |upload: &&UploadRecord| after.is_none_or(|after| (upload.task, upload.epoch) > after);
-        Ok(self.state().uploads.iter().filter(behind).take(rows).cloned().collect())
+        let mut uploads: Vec<UploadRecord> = self.reading(rows).uploads.iter().filter(behind).cloned().collect();
+        uploads.sort_by_key(|upload| (upload.task, upload.epoch));
+        uploads.truncate(rows);
+        Ok(uploads)
     }
     fn sources_after(&self, after: Option<[u8; 16]>, rows: usize) -> Result<Vec<([u8; 16], i64)>, Refusal> {
         let state = self.reading(rows);

@@ -146,6 +146,42 @@ async fn a_deleted_job_frees_its_key_and_a_purged_letter_is_gone() {
     assert_eq!(site.retention.purge(all).await.unwrap(), (0, 0));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_open_task_has_staged_is_kept_and_what_an_ended_one_left_is_removed() {
+    let site = site();
+    let staging = site._dir.path().join("objects/.staging");
+    std::fs::create_dir_all(&staging).unwrap();
+    let id = site.admit(1, 10).await;
+    let task = crate::model::TaskRef { job: id, index: crate::model::TaskIndex(0) };
+    let page = site.reader.ready_after(Priority::Normal, TenantKey::of(&Tenant::default()), 0, 10).unwrap();
+    let want = LeaseWant { task, from: page.entries[0].key, until_ms: NOW_MS };
+    let lease = site.store.lease(vec![want], Vec::new(), NOW_MS).await.unwrap()[0].unwrap();
+    let mut upload = fake::upload_at(task, &task.stage(lease.epoch), 10 * DAY_MS);
+    (upload.epoch, upload.bucket, upload.stage) = (lease.epoch, "fetchbox".into(), task.stage(lease.epoch));
+    site.store.upload_begun(upload.clone()).await.unwrap();
+    std::fs::write(staging.join(&upload.stage), b"a part").unwrap();
+    std::fs::write(staging.join(task.stage(lease.epoch + 1)), b"of a killed process").unwrap();
+    let cleanup = Cleanup { older_than_days: Some(0), kinds: [CleanupKind::Uploads].into(), ..Cleanup::default() };
+    let swept = site.retention.cleanup(cleanup.clone()).await.unwrap();
+    assert_eq!(swept.deleted[&CleanupKind::Uploads], 1, "the file nobody knows");
+    assert!(staging.join(&upload.stage).exists(), "an attempt is writing it");
+
+    let failure = Failure::new(FailureCode::DownloadNotFound, "404");
+    let settlement = Settlement {
+        task,
+        epoch: lease.epoch,
+        now_ms: NOW_MS,
+        started_at_ms: NOW_MS,
+        end: End::Dead(failure),
+        log: None,
+    };
+    site.store.settle(vec![settlement]).await.unwrap();
+    let young = Cleanup { older_than_days: None, ..cleanup };
+    assert_eq!(site.retention.cleanup(young).await.unwrap().deleted[&CleanupKind::Uploads], 1);
+    assert_eq!(std::fs::read_dir(&staging).unwrap().count(), 0);
+    assert!(site.reader.uploads(None, 10).unwrap().is_empty());
+}
+
 #[test]
 fn a_request_without_kinds_cleans_them_all_at_their_configured_ages() {
     let day = 86_400_000;

@@ -7,14 +7,12 @@
 
 use std::collections::BTreeSet;
 
-use crate::model::{CleanupKind, CleanupReport, DeadLetterId, Job, JobId, Refusal};
+use crate::model::{CleanupKind, CleanupReport, DeadLetterId, Job, JobId, Refusal, TaskRef};
 use crate::store::Prune;
 
 use super::policy::{self, Cutoffs, Verdict, is_past};
 use super::world::World;
 
-/// Uploads looked at in one cleanup: there is about one for each large body under way or cut off.
-const UPLOADS_MAX: usize = 10_000;
 /// Rows one commit may delete: other work waits for a commit. The store deletes no more log records for one item.
 const GROUP_ROWS_MAX: u64 = 10_000;
 
@@ -80,6 +78,8 @@ pub struct Walk {
     planned: u64,
     dlq_excess: Option<u64>,
     ledger_excess: u64,
+    /// How far the uploads have been looked through: each walk begins anew.
+    uploads: Option<(TaskRef, u64)>,
     sources_done: bool,
     report: CleanupReport,
 }
@@ -101,6 +101,7 @@ impl Walk {
             planned: 0,
             dlq_excess: None,
             ledger_excess,
+            uploads: None,
             sources_done: false,
             report: CleanupReport::default(),
         }
@@ -225,28 +226,29 @@ impl Walk {
 
     async fn step_uploads<W: World>(&mut self, world: &W) -> Result<usize, Refusal> {
         let cutoff = self.order.cutoffs.uploads;
-        let uploads = world.uploads(None, UPLOADS_MAX)?;
+        let uploads = world.uploads(self.uploads, self.order.rows)?;
         let examined = uploads.len();
-        self.report.more |= examined == UPLOADS_MAX;
         let mut dropped = 0;
         for upload in uploads {
-            let standing = world.standing(upload.task)?;
-            if !policy::is_abandoned(&upload, standing, cutoff) {
-                continue;
+            let (task, epoch) = (upload.task, upload.epoch);
+            if policy::is_abandoned(&upload, world.standing(task)?, cutoff) {
+                if self.allow(1) == 0 {
+                    break;
+                }
+                let ended = if self.order.dry_run { Ok(()) } else { world.drop_upload(upload).await };
+                match ended {
+                    Ok(()) => dropped += 1,
+                    // The next cleanup tries again; one bad upload must not keep the others.
+                    Err(refusal) => tracing::warn!(%task, %refusal, "an abandoned upload could not be aborted"),
+                }
             }
-            if self.allow(1) == 0 {
-                break;
-            }
-            let task = upload.task;
-            let ended = if self.order.dry_run { Ok(()) } else { world.drop_upload(upload).await };
-            match ended {
-                Ok(()) => dropped += 1,
-                // The next cleanup tries again; one bad upload must not keep the others.
-                Err(refusal) => tracing::warn!(%task, %refusal, "an abandoned upload could not be aborted"),
-            }
+            self.uploads = Some((task, epoch));
         }
         self.report.reclaimed_bytes += dropped * policy::UPLOAD_BYTES;
         self.count(CleanupKind::Uploads, dropped);
+        if examined == self.order.rows {
+            return Ok(examined);
+        }
         if let Some(before_ms) = cutoff.filter(|_| !self.is_done()) {
             self.sweep_unrecorded(world, before_ms).await?;
             // All staged files or none: they cannot be told apart here, and a limit holds over all of them.

@@ -6,6 +6,8 @@ use crate::model::*;
 use crate::store::*;
 use crate::telemetry::Metrics;
 
+mod uploads;
+
 pub(super) fn reopen(dir: &Path) -> Opened {
     open(dir, &Options::default(), Metrics::new()).unwrap()
 }

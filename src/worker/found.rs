@@ -53,7 +53,11 @@ impl Worker {
                 let whole = Whole { sha256, size_bytes: head.size_bytes };
                 let content_type = kind::content_type(None, assignment.spec.mime_hint.as_deref(), None);
                 let object = run.goal.object(&whole, head, content_type);
-                return Ok(stored(object, Validators::default(), "reused"));
+                let mut found = stored(object, Validators::default(), "reused");
+                if let Found::Object(stored) = &mut found {
+                    stored.context.insert("bytes".to_owned(), "0".to_owned());
+                }
+                return Ok(found);
             }
         } else if assignment.interrupted && !run.goal.by_content() {
             let place = run.goal.place(&[0; 32]);

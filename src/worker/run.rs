@@ -126,6 +126,7 @@ impl Worker {
                 Outcome::Stored(Box::new(Stored { object, ..Stored::default() }))
             }
             Err(error) => {
+                let error = self.objects.judged(error).await;
                 let mut failure = stored_at(error.into(), &place).failure;
                 failure.at_ms = self.clock.now_ms();
                 Outcome::Failed { failure, retry_after: None }
@@ -158,7 +159,7 @@ impl Worker {
             Found::Upload(go_on) => Some(go_on),
             Found::Nothing => None,
         };
-        let mut fetched = match self.body(&mut run, go_on.as_deref()).await? {
+        let mut fetched = match self.body(&run, go_on.as_deref()).await? {
             Body::Comes(fetched) => fetched,
             Body::NotChanged(stored) => return Ok(*stored),
         };
@@ -184,12 +185,13 @@ impl Worker {
         check_whole(&fetched, sending.received, run.assignment.spec.checksum, sending.sha256())?;
         // Only now: how often a body went on shows at its end.
         context.extend(fetched.context());
+        // The host's place is free for others while the store works.
         drop(fetched);
         self.finish(run, sending, validators, context).await
     }
 
     /// Asks the origin, as conditionally as what is known allows.
-    async fn body<'a>(&'a self, run: &mut Run<'a>, go_on: Option<&GoOn>) -> Result<Body<'a>, Ended> {
+    async fn body<'a>(&'a self, run: &Run<'a>, go_on: Option<&GoOn>) -> Result<Body<'a>, Ended> {
         let spec = &run.assignment.spec;
         let bytes_max = self.bytes_max(run.assignment);
         let from = go_on.map(|go_on| Resume {
@@ -225,11 +227,11 @@ impl Worker {
     async fn finish(
         &self,
         mut run: Run<'_>,
-        mut sending: Sending,
+        sending: Sending,
         validators: Validators,
         mut context: BTreeMap<String, String>,
     ) -> Result<Stored, Ended> {
-        self.send_last(&mut run, &mut sending).await?;
+        self.send_last(&mut run, &sending).await?;
         if !run.progress.still_mine().await {
             return Err(Ended::Lost);
         }
@@ -265,7 +267,7 @@ impl Worker {
             && upload.as_ref().is_none_or(Upload::can_go_on);
         if is_doubtful || (another && goes_on) {
             if let Some(upload) = upload {
-                upload.leave();
+                upload.leave().await;
             }
             return;
         }

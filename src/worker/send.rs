@@ -169,7 +169,7 @@ impl Worker {
     }
 
     /// The last part, if the body is sent in parts: after it everything is in the store, or all of it is in hand.
-    pub(super) async fn send_last(&self, run: &mut Run<'_>, sending: &mut Sending) -> Result<(), Ended> {
+    pub(super) async fn send_last(&self, run: &mut Run<'_>, sending: &Sending) -> Result<(), Ended> {
         let in_parts = run
             .traces
             .upload

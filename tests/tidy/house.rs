@@ -67,6 +67,7 @@ pub const ONLY: &[(&str, &str, &[&str])] = &[
 pub const FOREIGN: &[(&str, &[&str])] = &[
     ("fjall", &["store"]),
     ("object_store", &["objects"]),
+    ("quick_xml", &["objects"]),
     ("reqwest", &["worker"]),
     ("ipnet", &["worker"]),
     ("infer", &["worker"]),
