@@ -1,8 +1,8 @@
 //! Attempts at hosts: places given back, rates kept as the origin sees them, pauses and dead hosts.
 
-use super::super::Options;
 use super::*;
 use crate::clock::Clock as Source;
+use crate::dispatch::Options;
 
 fn hosts(options: &Options) -> Arc<Hosts> {
     Hosts::new(Rules::new(options), Source::manual(0), Arc::new(Inbox::default()))

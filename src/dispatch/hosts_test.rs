@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 
-use super::super::Options;
 use super::*;
+use crate::dispatch::Options;
 
 fn table(options: &Options) -> HostTable {
     HostTable::new(Rules::new(options))
@@ -126,7 +126,7 @@ fn a_dead_host_is_shut_and_probed_by_one_pick() {
 
 #[test]
 fn settings_of_one_host_do_not_touch_the_others() {
-    let own = super::super::HostOptions { in_flight: Some(1), ..Default::default() };
+    let own = crate::dispatch::HostOptions { in_flight: Some(1), ..Default::default() };
     let mut table = table(&Options { hosts: [("a".to_owned(), own)].into(), ..Options::default() });
     for (host, second) in [("a:443", false), ("b:443", true)] {
         let host: Arc<str> = host.into();

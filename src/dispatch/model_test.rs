@@ -286,7 +286,7 @@ impl World {
         }
         let (attempted, host) = self.running.swap_remove(which % self.running.len());
         if let Some(host) = host {
-            self.hosts.heard(&host, how % 8 != 0, self.now);
+            self.hosts.heard(&host, !how.is_multiple_of(8), self.now);
             self.hosts.release(&host);
         }
         let fail = |code| Outcome::Failed { failure: Failure::new(code, "x"), retry_after: None };
