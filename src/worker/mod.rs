@@ -8,6 +8,7 @@
 //! ```
 
 mod classify;
+mod course;
 mod fetch;
 mod found;
 mod goal;
