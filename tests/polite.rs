@@ -108,9 +108,10 @@ async fn hosts_that_are_well_do_not_wait_for_one_that_is_slow_one_that_throttles
     let (beside, hosts) = time_of_the_well(each, count, true).await;
     let ratio = beside.as_secs_f64() / alone.as_secs_f64();
     println!(
-        "{} well hosts × {each}: {:.2} s alone, {:.2} s beside three bad ones, ratio {ratio:.3}; the slow one got {} \
-         requests, the throttling one {}",
+        "{} well hosts × {each}: {:.1} s at their rate, {:.2} s alone, {:.2} s beside three bad ones, ratio {ratio:.3}; the \
+         slow one got {} requests, the throttling one {}",
         hosts.well.len(),
+        each as f64 / f64::from(RATE),
         alone.as_secs_f64(),
         beside.as_secs_f64(),
         hosts.slow.hits_total(),
