@@ -11,6 +11,7 @@ mod key;
 mod local;
 mod local_upload;
 mod options;
+mod part;
 mod s3;
 mod s3_error;
 mod s3_list;
@@ -20,8 +21,9 @@ mod tests;
 mod upload;
 
 pub use options::{Kind, Options};
+pub use part::{Part, Unfinished};
 pub use s3_list::Listed;
-pub use upload::{Part, Unfinished, Upload};
+pub use upload::Upload;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Once};

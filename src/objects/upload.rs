@@ -4,29 +4,7 @@ use bytes::Bytes;
 
 use super::local_upload::LocalUpload;
 use super::s3_upload::S3Upload;
-use super::{Error, Head, Place};
-
-/// One part that is safely in the store.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Part {
-    /// From 0.
-    pub index: u32,
-    /// What the store calls it; local: nothing.
-    pub id: String,
-    /// Bytes of the body up to its end.
-    pub end_bytes: u64,
-}
-
-/// An upload of an earlier attempt, as it was recorded.
-#[derive(Debug, Clone, Default)]
-pub struct Unfinished {
-    pub upload_id: String,
-    /// The mark of the try that began it.
-    pub stage: String,
-    pub part_bytes: u64,
-    /// In order, without gaps.
-    pub parts: Vec<Part>,
-}
+use super::{Error, Head, Part, Place};
 
 /// Bytes gather until a part is whole. A body that fits one part needs nothing but `write` and `complete`; for a longer one the
 /// caller begins parts, makes the id durable, and then stores part after part:

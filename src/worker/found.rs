@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use super::run::{Ended, Recorded, Run};
+use super::course::{Ended, Recorded, Run};
 use super::send::Sending;
 use super::{Kept, Stored, Validators, Whole, Worker, kind};
 use crate::model::StoredObject;

@@ -2,7 +2,6 @@
 //!
 //! Pure. Must not know: stores, origins.
 
-use super::run::hex;
 use super::{Assignment, Whole};
 use crate::model::StoredObject;
 use crate::objects::{Head, Place};
@@ -76,6 +75,10 @@ impl Goal {
         let (size_bytes, sha256) = (whole.size_bytes, whole.sha256);
         StoredObject { bucket, key, etag: head.etag, size_bytes, sha256, content_type }
     }
+}
+
+pub(super) fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The folder of objects on their way to a key made of their digest.

@@ -10,6 +10,7 @@
 
 mod classify;
 mod client;
+mod course;
 mod errand;
 mod fetch;
 mod found;

@@ -17,9 +17,10 @@ use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::classify::Failed;
+use super::course::{Ended, Recorded, Run, Traces, stored_at};
 use super::fetch::{Answered, Fetched, Resume, Want};
 use super::found::{Found, GoOn};
-use super::goal::Goal;
+use super::goal::{Goal, hex};
 use super::send::Sending;
 use super::{Assignment, HostGate, Outcome, Progress, Stored, Validators, Worker};
 use crate::model::{FailureCode, RetryClass, StoredObject};
@@ -29,53 +30,6 @@ use crate::objects::{self, Label, Place, Upload};
 const COMPLETE_GRACE: Duration = Duration::from_secs(5);
 /// How long the cleaning up may take; what is left then is swept later.
 const CLEAN_UP_MAX: Duration = Duration::from_secs(5);
-
-/// Why an attempt ended without an object.
-pub(super) enum Ended {
-    Failed(Box<Failed>),
-    /// The lease went to somebody else, or the attempt was stopped.
-    Lost,
-}
-
-impl From<Failed> for Ended {
-    fn from(failed: Failed) -> Self {
-        Ended::Failed(Box::new(failed))
-    }
-}
-
-/// One attempt as its steps see it.
-pub(super) struct Run<'a> {
-    pub(super) assignment: &'a Assignment,
-    pub(super) goal: Goal,
-    pub(super) progress: &'a dyn Progress,
-    pub(super) gate: &'a dyn HostGate,
-    pub(super) traces: &'a mut Traces,
-    /// Set while the object is being made: a stop then waits a little.
-    completing: &'a AtomicBool,
-}
-
-/// What an attempt leaves in the store, kept outside of it so that it can be stopped at any point.
-#[derive(Default)]
-pub(super) struct Traces {
-    pub(super) upload: Option<Upload>,
-    /// The upload the queue knows of: this attempt's, or the one it was to go on with.
-    pub(super) recorded: Option<Recorded>,
-}
-
-pub(super) struct Recorded {
-    pub(super) upload_id: String,
-    pub(super) place: Place,
-    /// What it makes is moved to another key, and must not stay behind.
-    pub(super) is_incoming: bool,
-    /// A later attempt could go on with it: parts are stored, and the version of the body can be told from another.
-    pub(super) can_go_on: bool,
-}
-
-impl Run<'_> {
-    pub(super) fn set_completing(&self) {
-        self.completing.store(true, Ordering::Relaxed);
-    }
-}
 
 impl Worker {
     /// Runs one attempt to its end. Never panics outward; never holds more than one part of the body in memory, and the piece
@@ -321,14 +275,6 @@ fn check_whole(fetched: &Fetched<'_>, received: u64, wanted: Option<[u8; 32]>, g
         }
         _ => Ok(()),
     }
-}
-
-pub(super) fn stored_at(failed: Failed, place: &Place) -> Failed {
-    failed.with("bucket", &place.bucket).with("key", &place.key)
-}
-
-pub(super) fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Ends when the attempt must go: at once, or a little later if its object is just being completed.

@@ -7,8 +7,8 @@ use sha2::digest::common::hazmat::SerializableState as _;
 use sha2::{Digest as _, Sha256};
 
 use super::classify::Failed;
+use super::course::{Ended, Recorded, Run};
 use super::fetch::Fetched;
-use super::run::{Ended, Recorded, Run};
 use super::{Begun, PartStored, Validators, Whole, Worker, kind};
 use crate::objects::{Head, Label, Objects, Place};
 
