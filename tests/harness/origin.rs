@@ -83,12 +83,6 @@ impl Behaviour {
         Self::status(status).header("Location", to)
     }
 
-    /// The same with another status.
-    pub fn answers(mut self, status: u16) -> Self {
-        self.status = status;
-        self
-    }
-
     /// A body that never ends, in chunked encoding.
     pub fn endless() -> Self {
         Self { endless: true, length: Length::Chunked, ..Self::body(64 * 1024, 1) }

@@ -44,3 +44,11 @@ pub(super) fn cut(behaviour: &Behaviour, seen: &Seen) -> Cut {
         }
     }
 }
+
+impl Behaviour {
+    /// The same with another status, for answers that are no right ones.
+    pub fn answers(mut self, status: u16) -> Self {
+        self.status = status;
+        self
+    }
+}
