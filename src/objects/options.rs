@@ -38,6 +38,9 @@ pub struct Options {
     pub root: PathBuf,
     /// S3: bodies larger than this go up in parts of this size. It is also what one upload keeps in memory.
     pub multipart_bytes: u64,
+    /// S3: whether each request carries a digest of its body for the store to verify. It costs a second pass over all bytes;
+    /// without it TLS is what protects them on their way.
+    pub sign_payload: bool,
     pub connect_timeout_ms: u64,
     /// S3: for one request, a whole part included.
     pub request_timeout_ms: u64,
@@ -60,6 +63,7 @@ impl Default for Options {
             allowed_buckets: Vec::new(),
             root: PathBuf::from("objects"),
             multipart_bytes: 8 * MIB,
+            sign_payload: false,
             connect_timeout_ms: 5_000,
             request_timeout_ms: 300_000,
             retries_max: 3,

@@ -155,6 +155,7 @@ impl S3 {
             .with_region(&options.region)
             .with_client_options(self.client_options())
             .with_retry(retry)
+            .with_unsigned_payload(!options.sign_payload)
             // One DELETE an object is what every compatible store knows.
             .with_disable_bulk_delete(true);
         if let Some(endpoint) = &options.endpoint {

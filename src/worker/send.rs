@@ -224,7 +224,11 @@ impl Worker {
 
 fn label(run: &Run<'_>, fetched: &Fetched<'_>, first: &[Bytes]) -> Label {
     let spec = &run.assignment.spec;
-    let start: Vec<u8> = first.iter().flatten().copied().take(kind::SNIFF_BYTES).collect();
+    let mut start = Vec::with_capacity(kind::SNIFF_BYTES);
+    for piece in first {
+        let wanted = piece.len().min(kind::SNIFF_BYTES - start.len());
+        start.extend_from_slice(piece.get(..wanted).unwrap_or_default());
+    }
     let seen = kind::seen(&start);
     let mut metadata = spec.object_metadata.clone();
     if let Some(seen) = seen {

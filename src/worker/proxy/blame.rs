@@ -11,12 +11,14 @@ use crate::model::FailureCode;
 
 /// Between us and the proxy: nobody else has a part in these. The client library keeps the types of its tunnels' errors to
 /// itself, so their texts are what there is; a test meets each of them.
-const ITS_OWN: [&str; 8] = [
+const ITS_OWN: [&str; 9] = [
     "tunnel error: failed to create underlying connection",
     "tunnel error: proxy authorization required",
     "tunnel error: proxy response headers too long",
     "SOCKS error: failed to create underlying connection",
     "SOCKS error: failed parsing server response",
+    // One that cannot reach the origin says so; one that hangs up in between does not speak the protocol.
+    "SOCKS error: io error during SOCKS handshake",
     "SOCKS error: server does not support user/pass authentication",
     "SOCKS error: server implements authentication incorrectly",
     "SOCKS error: credentials not accepted",
@@ -92,6 +94,7 @@ mod tests {
         assert_eq!(connect("operation timed out", true), Heard::Doubtful);
         let socks = |text: &str| of_text(&format!("SOCKS error: {text}"), true, false, false).unwrap();
         assert_eq!(socks("credentials not accepted"), Heard::Broken);
+        assert_eq!(socks("io error during SOCKS handshake"), Heard::Broken);
         assert_eq!(socks("host unreachable"), Heard::Doubtful);
         assert_eq!(of_text("connection closed before message completed", false, true, false), Some(Heard::Doubtful));
         assert_eq!(of_text("invalid HTTP version parsed", false, false, true), None);
