@@ -133,8 +133,8 @@ impl Committer {
         })
     }
 
-    /// Commits now when nobody else is at it, else queues. `bytes`: about what the verb will write.
-    pub fn submit(&self, verb: Box<dyn Verb>, bytes: usize) {
+    /// Commits now when nobody else is at it and the caller `may_commit`, else queues. `bytes`: about what the verb will write.
+    pub fn submit(&self, verb: Box<dyn Verb>, bytes: usize, may_commit: bool) {
         let mut waiting = lock(&self.waiting);
         let refused = if waiting.closed {
             Some(Refusal::new(RefusalCode::Unavailable, "the store is closed"))
@@ -149,7 +149,8 @@ impl Committer {
             verb.answer(Some(refusal));
             return;
         }
-        if waiting.verbs.is_empty()
+        if may_commit
+            && waiting.verbs.is_empty()
             && self.last_group.load(Ordering::Relaxed) <= 1
             && let Ok(mut core) = self.core.try_lock()
         {

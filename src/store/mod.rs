@@ -64,8 +64,26 @@ pub struct Store {
 }
 
 impl Store {
-    /// Queues a change and waits for its sync. `bytes`: about what it writes.
+    /// Makes a change and waits for its sync. `bytes`: about what it writes.
     async fn change<T, F>(&self, bytes: usize, change: F) -> Result<T, Refusal>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Tx<'_>) -> Result<T, Refusal> + Send + 'static,
+    {
+        self.change_by(true, bytes, change).await
+    }
+
+    /// The same, always by the committer's thread: for the dispatcher's loop, which has more to do than to wait for a disk, and
+    /// whose lease and settle calls of one turn then share a sync.
+    async fn change_aside<T, F>(&self, bytes: usize, change: F) -> Result<T, Refusal>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Tx<'_>) -> Result<T, Refusal> + Send + 'static,
+    {
+        self.change_by(false, bytes, change).await
+    }
+
+    async fn change_by<T, F>(&self, may_commit: bool, bytes: usize, change: F) -> Result<T, Refusal>
     where
         T: Send + 'static,
         F: FnOnce(&mut Tx<'_>) -> Result<T, Refusal> + Send + 'static,
@@ -75,7 +93,7 @@ impl Store {
             // A caller that went away does not need the answer; the change stands.
             let _ = answer.send(result);
         };
-        self.committer.submit(Box::new(Request { change: Some(change), result: None, done }), bytes);
+        self.committer.submit(Box::new(Request { change: Some(change), result: None, done }), bytes, may_commit);
         wait.await.unwrap_or_else(|_| Err(Refusal::new(RefusalCode::Unavailable, "the store has stopped")))
     }
 
@@ -91,7 +109,7 @@ impl Store {
         let admission = queue::Admission::new(job);
         let bytes = admission.bytes();
         let change = move |tx: &mut Tx<'_>| queue::admit(tx, admission);
-        self.committer.submit(Box::new(Request { change: Some(change), result: None, done }), bytes);
+        self.committer.submit(Box::new(Request { change: Some(change), result: None, done }), bytes, true);
     }
 
     /// Starts attempts: each is counted before it runs. `None` where the task is no longer to be had (canceled, deleted,
@@ -102,7 +120,7 @@ impl Store {
         spent: Vec<QueueKey>,
         now_ms: i64,
     ) -> Result<Vec<Option<Lease>>, Refusal> {
-        self.change(256 * (wants.len() + spent.len()), move |tx| {
+        self.change_aside(256 * (wants.len() + spent.len()), move |tx| {
             let leases = wants.into_iter().map(|want| queue::lease(tx, want, now_ms)).collect::<Result<_, _>>()?;
             for key in spent {
                 if let QueueKey::Ready { priority, seq, .. } = key {
@@ -122,7 +140,7 @@ impl Store {
 
     /// Ends attempts. Settling twice, or with an epoch that is not the present one, changes nothing and says `Stale`.
     pub async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>, Refusal> {
-        self.change(1_024 * settlements.len(), move |tx| {
+        self.change_aside(1_024 * settlements.len(), move |tx| {
             settlements.into_iter().map(|settlement| queue::settle(tx, settlement)).collect()
         })
         .await
