@@ -85,7 +85,6 @@ pub const FOREIGN: &[(&str, &[&str])] = &[
     ("tracing_subscriber", &["telemetry"]),
     ("fastrand", &["clock"]),
     ("sd_notify", &["daemon"]),
-    ("mimalloc", &["main"]),
     ("clap", &["cli", "main"]),
     ("clap_complete", &["cli"]),
     ("indicatif", &["cli"]),
