@@ -4,8 +4,7 @@ use crate::harness::host::Host;
 use crate::harness::manifest::{keyed, resource, submission};
 use crate::harness::origin::{Behaviour, Origin};
 use crate::harness::s3::{Fault, S3Double, Which};
-use crate::harness::{ask, eventually, http_get, pb};
-use fetchbox::objects;
+use crate::harness::{ask, eventually, http_get, on_s3, pb};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_nearly_full_disk_refuses_new_jobs_and_finishes_the_old_ones() {
@@ -102,11 +101,7 @@ async fn a_full_object_store_makes_tasks_wait_and_buries_none() {
     origin.on("/", Behaviour::body(10, 1));
     let s3 = S3Double::start(&["things"]).await;
     let host = Host::start(|config| {
-        config.storage.kind = objects::Kind::S3;
-        config.storage.bucket = "things".to_owned();
-        config.storage.endpoint = Some(s3.endpoint());
-        config.storage.access_key_id_file = Some(s3.access_key_id_file());
-        config.storage.secret_access_key_file = Some(s3.secret_access_key_file());
+        on_s3(config, &s3, "things");
         config.storage.retries_max = 0;
         config.dispatch.park_min_ms = 10;
         config.dispatch.park_max_ms = 50;

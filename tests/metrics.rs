@@ -1,12 +1,10 @@
 //! What an operator's monitoring sees: numbers that move with the work, and a readiness that tells the truth.
 
-use fetchbox::objects;
-
 use crate::harness::host::Host;
 use crate::harness::manifest::{resource, submission};
 use crate::harness::origin::{Behaviour, Origin};
 use crate::harness::s3::S3Double;
-use crate::harness::{ask, eventually, http_get, pb};
+use crate::harness::{ask, eventually, http_get, on_s3, pb};
 
 /// The sum over all label sets of one name; histograms by their `_count`.
 async fn value(host: &Host, name: &str) -> f64 {
@@ -80,11 +78,7 @@ async fn readiness_falls_with_the_object_store_and_comes_back_and_tasks_wait_mea
     origin.on("/", Behaviour::body(100, 1));
     let s3 = S3Double::start(&["things"]).await;
     let host = Host::start(|config| {
-        config.storage.kind = objects::Kind::S3;
-        config.storage.bucket = "things".to_owned();
-        config.storage.endpoint = Some(s3.endpoint());
-        config.storage.access_key_id_file = Some(s3.access_key_id_file());
-        config.storage.secret_access_key_file = Some(s3.secret_access_key_file());
+        on_s3(config, &s3, "things");
         config.storage.retries_max = 0;
     })
     .await;

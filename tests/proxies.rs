@@ -54,6 +54,13 @@ async fn letter(host: &Host, job: &pb::Job) -> pb::FailureInfo {
     letters.remove(0).failure.unwrap()
 }
 
+/// One pool of each kind of proxy; `socks-here` resolves names by itself.
+fn set_each_kind(config: &mut Config, http: &Proxy, socks: &Proxy) {
+    set(config, "http", &[http.endpoint()], &[]);
+    set(config, "socks", &[socks.endpoint()], &[]);
+    set(config, "socks-here", &[socks.endpoint().replace("socks5h", "socks5")], &[]);
+}
+
 async fn metric(host: &Host, name: &str) -> String {
     let (_, text) = http_get(host.http(), "/metrics").await;
     let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
@@ -64,12 +71,7 @@ async fn metric(host: &Host, name: &str) -> String {
 async fn a_resource_comes_through_an_http_and_through_a_socks5_proxy() {
     let origin = origin().await;
     let (http, socks) = (Proxy::http().await, Proxy::socks5().await);
-    let host = Host::start(|config| {
-        set(config, "http", &[http.endpoint()], &[]);
-        set(config, "socks", &[socks.endpoint()], &[]);
-        set(config, "socks-here", &[socks.endpoint().replace("socks5h", "socks5")], &[]);
-    })
-    .await;
+    let host = Host::start(|config| set_each_kind(config, &http, &socks)).await;
     completed(&run(&host, &[through(&origin.url("/a"), "http")]).await);
     completed(&run(&host, &[through(&origin.url("/b"), "socks")]).await);
     completed(&run(&host, &[through(&origin.url("/c"), "socks-here")]).await);
@@ -86,9 +88,7 @@ async fn a_name_that_only_the_proxy_knows_is_resolved_by_it_and_an_inner_one_is_
     let origin = origin().await;
     let (http, socks) = (Proxy::http().await, Proxy::socks5().await);
     let host = Host::start(|config| {
-        set(config, "http", &[http.endpoint()], &[]);
-        set(config, "socks", &[socks.endpoint()], &[]);
-        set(config, "socks-here", &[socks.endpoint().replace("socks5h", "socks5")], &[]);
+        set_each_kind(config, &http, &socks);
         // `localhost` is an inner address now, and the proxies still may be one.
         config.worker.allow_networks.clear();
         config.dispatch.unlikely_attempts_max = 1;

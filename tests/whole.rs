@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 
 use fetchbox::config::Config;
-use fetchbox::objects;
 
 use crate::harness::checker::{self, Ack, Checker, Shelf, Truth};
 use crate::harness::host::Host;
 use crate::harness::manifest::{Resource, path_of, resource, submission};
 use crate::harness::origin::{Behaviour, Origin};
 use crate::harness::s3::S3Server;
-use crate::harness::{ask, hex, pb};
+use crate::harness::{ask, hex, on_s3, pb};
 
 const RESOURCES: usize = 1_000;
 const MIB: usize = 1024 * 1024;
@@ -145,11 +144,7 @@ async fn a_mixed_manifest_ends_the_same_in_s3_with_three_objects_of_forty_mebiby
     let origin = Origin::start().await;
     let s3 = S3Server::start(&["things"]).await;
     let storage = |config: &mut Config| {
-        config.storage.kind = objects::Kind::S3;
-        config.storage.bucket = "things".to_owned();
-        config.storage.endpoint = Some(s3.endpoint());
-        config.storage.access_key_id_file = Some(s3.access_key_id_file());
-        config.storage.secret_access_key_file = Some(s3.secret_access_key_file());
+        on_s3(config, &s3, "things");
     };
     let (mut host, job, ack) = a_thousand_resources(&origin, 3, storage).await;
     requests_are_as_few_as_they_can_be(&origin, 3);
