@@ -171,9 +171,12 @@ impl Objects {
         let Backend::S3(s3) = &self.backend else { return Ok(None) };
         Self::check_rename(size_bytes)?;
         s3.copy(from, to).await?;
-        let seen = s3.head(to).await?;
+        // The source is the only copy until the other one is seen whole: some stores answer 200 and have copied nothing.
+        let Some(seen) = s3.head(to).await?.filter(|seen| seen.head.size_bytes == size_bytes) else {
+            return Err(Error::new(ErrorKind::Unavailable, "an object just copied cannot be seen whole"));
+        };
         s3.delete(from).await?;
-        Ok(seen.map(|seen| seen.head))
+        Ok(Some(seen.head))
     }
 
     /// Whether [`Objects::rename`] can move so large an object.

@@ -420,3 +420,18 @@ fn contradictory_settings_are_named() {
     assert!(told(|o| o.endpoint = Some("http://u:p@x".into())).starts_with("storage.endpoint"));
     assert!(told(|o| o.access_key_id_file = Some("x".into())).starts_with("storage.secret_access_key_file"));
 }
+
+/// Else a copy that was not made loses the only object there is.
+#[tokio::test]
+async fn an_object_is_not_removed_before_it_is_seen_whole_where_it_was_moved_to() {
+    let server = S3Double::start(&["fetchbox"]).await;
+    let objects = remote(&server, |options| options.retries_max = 0);
+    let (from, to) = (place("from"), place("to"));
+    objects.put(&from, body(100), &label(&body(100))).await.unwrap();
+    server.fault(Which::Head, 1, Fault::Answer(404, "NoSuchKey"));
+    assert_eq!(objects.rename(&from, &to, 100).await.unwrap_err().kind, ErrorKind::Unavailable);
+    assert_eq!(objects.rename(&from, &to, 99).await.unwrap_err().kind, ErrorKind::Unavailable, "another size");
+    assert_eq!(server.object("fetchbox", "from").unwrap(), body(100));
+    assert_eq!(objects.rename(&from, &to, 100).await.unwrap().unwrap().size_bytes, 100);
+    assert_eq!(server.keys("fetchbox"), ["to"]);
+}
