@@ -153,7 +153,7 @@ impl Worker {
             etag: go_on.validators.etag.clone(),
             total: go_on.total,
         });
-        let known = run.assignment.known.as_ref().filter(|_| from.is_none());
+        let known = run.assignment.known.as_ref().filter(|known| from.is_none() && self.would_do(run, known));
         let unless = known.map(|known| &known.validators);
         match self.fetch(Want { spec, bytes_max, from, unless }, run.gate).await? {
             Answered::Body(fetched) => return Ok(Body::Comes(fetched)),
