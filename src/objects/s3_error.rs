@@ -66,6 +66,18 @@ pub(super) fn may_be_one_object(error: &Error) -> bool {
         && status_in(&error.message).is_none_or(|status| status == 403)
 }
 
+/// A failure that may be one request's alone, or its object's. A store that asks for fewer requests means all of them, even where
+/// it takes a small one.
+pub(super) fn may_be_one_request(error: &Error) -> bool {
+    error.kind == ErrorKind::Unavailable
+        && !told_code(&error.message).is_some_and(asks_for_less)
+        && status_in(&error.message) != Some(429)
+}
+
+fn asks_for_less(code: &str) -> bool {
+    matches!(code, "SlowDown" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded" | "TooManyRequests")
+}
+
 /// No answer came.
 fn transport(error: &object_store::Error) -> Option<ErrorKind> {
     let mut next: Option<&(dyn StdError + 'static)> = Some(error);

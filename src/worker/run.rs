@@ -80,7 +80,7 @@ impl Worker {
                 Outcome::Stored(Box::new(Stored { object, ..Stored::default() }))
             }
             Err(error) => {
-                let error = self.objects.judged(error).await;
+                let error = self.objects.judged(error, &place).await;
                 let mut failure = stored_at(error.into(), &place).failure;
                 failure.at_ms = self.clock.now_ms();
                 Outcome::Failed { failure, retry_after: None }
@@ -252,7 +252,7 @@ impl Worker {
 
     /// A storage error as a failure of this attempt.
     pub(super) async fn store_failed(&self, error: objects::Error, place: &Place) -> Ended {
-        stored_at(self.objects.judged(error).await.into(), place).into()
+        stored_at(self.objects.judged(error, place).await.into(), place).into()
     }
 }
 

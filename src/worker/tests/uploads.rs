@@ -309,7 +309,7 @@ async fn a_completion_in_doubt_is_asked_about_before_anything_is_aborted() {
         lives.origin.on("/", behaviour.clone());
         lives.server.fault(Which::Complete, 1, fault.clone());
         lives.server.fault(Which::Head, 1, Fault::Answer(503, "SlowDown"));
-        assert_eq!(lives.failed().await.code, FailureCode::StorageUnavailable, "{fault:?}");
+        assert_eq!(lives.failed().await.code, FailureCode::UploadFailed, "{fault:?}: the store takes others");
         lives.server.heal();
         assert_eq!(lives.stored().await.object.sha256, behaviour.sha256(), "{fault:?}");
         let calls = [Which::CreateMultipart, Which::Abort].map(|which| lives.server.count(&which));
