@@ -267,18 +267,26 @@ impl Objects {
         }
     }
 
-    /// Multipart uploads under way below our prefix, in every bucket we may write to, the first ten thousand of each. None: the
-    /// store cannot say (or has no such thing).
+    /// Multipart uploads under way below our prefix, in every bucket that says so of those we may write to, the first ten thousand
+    /// of each. None: no bucket does (or the store has no such thing).
     pub async fn list_uploads(&self) -> Result<Option<Vec<Listed>>, Error> {
         let Backend::S3(s3) = &self.backend else { return Ok(None) };
-        let mut all = Vec::new();
+        let mut all: Option<Vec<Listed>> = None;
         for bucket in std::iter::once(&self.options.bucket).chain(&self.options.allowed_buckets) {
-            match s3_list::uploads(s3, bucket).await? {
-                Some(listed) => all.extend(listed),
-                None => return Ok(None),
+            // One bucket that is gone, or may not be listed, says nothing about the others.
+            if let Some(listed) = s3_list::uploads(s3, bucket).await? {
+                all.get_or_insert_default().extend(listed);
             }
         }
-        Ok(Some(all))
+        Ok(all)
+    }
+
+    /// The rest of a key below our prefix. None: it does not stand there.
+    pub fn below_prefix<'a>(&self, key: &'a str) -> Option<&'a str> {
+        match self.options.prefix.trim_matches('/') {
+            "" => Some(key),
+            prefix => key.strip_prefix(prefix)?.strip_prefix('/'),
+        }
     }
 
     fn admit(&self, place: &Place) -> Result<(), Error> {

@@ -383,10 +383,24 @@ async fn a_key_that_is_forbidden_is_told_from_a_store_that_is() {
     assert_eq!(objects.judged(denied().await, &place("x")).await.kind, ErrorKind::Denied);
 }
 
+/// Any document without an upload in it.
+fn empty_list() -> Fault {
+    Fault::OkWithError("none")
+}
+
 #[tokio::test]
 async fn a_store_that_cannot_list_uploads_says_so_and_is_left_alone() {
     let server = S3Double::start(&["fetchbox", "other"]).await;
     assert_eq!(remote(&server, |_| {}).list_uploads().await.unwrap(), None);
+    // Else uploads pile up in all buckets because one of them has another policy.
+    for answers in
+        [[Fault::Answer(403, "AccessDenied"), empty_list()], [empty_list(), Fault::Answer(404, "NoSuchBucket")]]
+    {
+        for answer in answers {
+            server.fault(Which::Get, 1, answer);
+        }
+        assert_eq!(remote(&server, |_| {}).list_uploads().await.unwrap(), Some(Vec::new()));
+    }
     let folder = tempfile::tempdir().unwrap();
     assert_eq!(local(folder.path()).list_uploads().await.unwrap(), None);
 }
