@@ -2,6 +2,7 @@
 //!
 //! Must not know: downloads, the loop.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -134,7 +135,7 @@ impl Before {
             |refusal: Refusal| tracing::warn!(%task, %refusal, "what earlier attempts left cannot be read");
         let Left { interrupted, upload } = reader.left(task).map_err(unreadable).unwrap_or_default();
         let known = if spec.revalidate {
-            reader.source(&place.bucket, &place.key, &spec.url).map_err(unreadable).unwrap_or_default()
+            reader.source(&place.bucket, &place.key, &asked_of(spec)).map_err(unreadable).unwrap_or_default()
         } else {
             None
         };
@@ -167,6 +168,19 @@ fn kept((upload, parts): (UploadRecord, Vec<UploadPart>)) -> Kept {
     }
 }
 
+/// What is asked of the origin, whole: it may answer another header, a credential above all, with another body.
+fn asked_of(spec: &TaskSpec) -> Cow<'_, str> {
+    if spec.headers.is_empty() {
+        return Cow::Borrowed(&spec.url);
+    }
+    let mut headers: Vec<_> =
+        spec.headers.iter().map(|header| (header.name.to_ascii_lowercase(), &header.value)).collect();
+    // Their order means nothing, but among those of one name.
+    headers.sort_by(|(a, _), (b, _)| a.cmp(b));
+    // Neither a URL nor a header has a line break.
+    Cow::Owned(headers.iter().fold(spec.url.clone(), |asked, (name, value)| format!("{asked}\n{name}: {value}")))
+}
+
 fn known_of(source: Source) -> Known {
     let validators = Validators { etag: source.etag, last_modified: source.last_modified };
     Known { object: source.object, validators }
@@ -179,7 +193,7 @@ pub(super) async fn remember(store: &Store, now_ms: i64, spec: &TaskSpec, place:
         return;
     }
     let source = Source { object: stored.object.clone(), etag, last_modified, at_ms: now_ms };
-    if let Err(refusal) = store.remember_source(&place.bucket, &place.key, &spec.url, source).await {
+    if let Err(refusal) = store.remember_source(&place.bucket, &place.key, &asked_of(spec), source).await {
         tracing::debug!(%refusal, "the version of an object is not remembered: the next job downloads it again");
     }
 }
@@ -197,5 +211,30 @@ pub(super) async fn abandon(store: &Store, reader: &Reader, worker: &Worker, tas
         && let Err(refusal) = store.upload_ended(task, upload.epoch).await
     {
         tracing::debug!(%task, %refusal, "an upload's end could not be recorded");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Header;
+
+    /// Else who asks with one credential is given what another one was shown.
+    #[test]
+    fn an_object_is_known_by_the_headers_it_was_asked_with() {
+        let asked = |headers: &[(&str, &str)]| {
+            let header = |(name, value): &(&str, &str)| Header { name: (*name).into(), value: (*value).into() };
+            let spec = TaskSpec {
+                url: "http://h/x".into(),
+                headers: headers.iter().map(header).collect(),
+                ..Default::default()
+            };
+            asked_of(&spec).into_owned()
+        };
+        assert_eq!(asked(&[]), "http://h/x");
+        assert_ne!(asked(&[("authorization", "a")]), asked(&[("authorization", "b")]));
+        assert_ne!(asked(&[("authorization", "a")]), asked(&[]));
+        assert_ne!(asked(&[("accept", "a"), ("accept", "b")]), asked(&[("accept", "b"), ("accept", "a")]));
+        assert_eq!(asked(&[("A", "1"), ("b", "2")]), asked(&[("B", "2"), ("a", "1")]));
     }
 }

@@ -59,7 +59,12 @@ impl Judge {
         let task = attempted.lease.task;
         match outcome {
             Outcome::Stored(stored) => {
-                self.parking.succeeded();
+                // What stood there already says that the store can be read, not that it takes anything.
+                if was_written(&stored) {
+                    self.parking.succeeded();
+                } else {
+                    self.parking.ended(task);
+                }
                 self.manifest_tries.remove(&task.job);
                 if task.is_manifest() { End::ManifestStored } else { stored_end(*stored, attempted, now_ms) }
             }
@@ -107,6 +112,10 @@ impl Judge {
         *tries = tries.saturating_add(1);
         self.policy.wait_ms(*tries, unit)
     }
+}
+
+fn was_written(stored: &Stored) -> bool {
+    !["not_changed", "reused", "found"].iter().any(|how| stored.context.contains_key(*how))
 }
 
 /// A panic in an attempt, as a failure of it.
@@ -271,6 +280,7 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dispatch::parking::Allowance;
     use crate::model::{JobType, Priority, TaskIndex, TaskRef};
     use crate::store::{TenantKey, Tried};
 
@@ -385,5 +395,16 @@ mod tests {
         let end = judge.settlement(&attempted(TaskIndex(0), 99), fail(FailureCode::StorageFull), 1_000, 0.0).end;
         assert!(matches!(end, End::Released { failure: Some(_), not_before_ms: 2_000 }), "{end:?}");
         assert!(judge.parking.alarm().contains("STORAGE_FULL"));
+        // Else all attempts start again and download what a full store refuses once more.
+        for how in ["not_changed", "reused", "found"] {
+            let context = [(how.to_owned(), "true".to_owned())].into();
+            let there = Outcome::Stored(Box::new(Stored { context, ..Stored::default() }));
+            judge.parking.probing(attempted(TaskIndex(1), 1).lease.task, 2_000);
+            judge.settlement(&attempted(TaskIndex(1), 1), there, 3_000, 0.0);
+            assert!(!judge.parking.alarm().is_empty(), "{how}");
+            assert_eq!(judge.parking.allowance(3_000), Allowance::One, "{how}: another one may probe");
+        }
+        judge.settlement(&attempted(TaskIndex(1), 1), Outcome::Stored(Box::default()), 4_000, 0.0);
+        assert_eq!(judge.parking.allowance(4_000), Allowance::All);
     }
 }

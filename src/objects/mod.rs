@@ -19,6 +19,7 @@ mod s3_upload;
 #[cfg(test)]
 mod tests;
 mod upload;
+mod verdict;
 
 pub use options::{Kind, Options};
 pub use part::{Part, Unfinished};
@@ -74,6 +75,7 @@ pub struct Head {
 pub struct Objects {
     backend: Backend,
     options: Arc<Options>,
+    probes: Arc<verdict::Probes>,
 }
 
 #[derive(Clone)]
@@ -91,7 +93,7 @@ impl Objects {
             Kind::Local => Backend::Local(local::Local::new(&options.root)?),
             Kind::S3 => Backend::S3(s3::S3::new(options.clone())?),
         };
-        Ok(Self { backend, options })
+        Ok(Self { backend, options, probes: Arc::default() })
     }
 
     /// The whole object at once. Durable and visible when it returns; never half-visible.
@@ -171,9 +173,12 @@ impl Objects {
         let Backend::S3(s3) = &self.backend else { return Ok(None) };
         Self::check_rename(size_bytes)?;
         s3.copy(from, to).await?;
-        let seen = s3.head(to).await?;
+        // The source is the only copy until the other one is seen whole: some stores answer 200 and have copied nothing.
+        let Some(seen) = s3.head(to).await?.filter(|seen| seen.head.size_bytes == size_bytes) else {
+            return Err(Error::new(ErrorKind::Unavailable, "an object just copied cannot be seen whole"));
+        };
         s3.delete(from).await?;
-        Ok(seen.map(|seen| seen.head))
+        Ok(Some(seen.head))
     }
 
     /// Whether [`Objects::rename`] can move so large an object.
@@ -225,20 +230,24 @@ impl Objects {
 
     /// Put, head and delete of a small object in the default bucket, within `probe_timeout_ms`.
     pub async fn probe(&self) -> Result<(), Error> {
+        self.probe_of(&self.options.bucket).await
+    }
+
+    async fn probe_of(&self, bucket: &str) -> Result<(), Error> {
         let limit = Duration::from_millis(self.options.probe_timeout_ms);
-        tokio::time::timeout(limit, self.probe_unbounded()).await.unwrap_or_else(|_| {
+        tokio::time::timeout(limit, self.probe_unbounded(bucket)).await.unwrap_or_else(|_| {
             Err(Error::new(ErrorKind::Unavailable, format!("no answer to a probe within {} ms", limit.as_millis())))
         })
     }
 
-    async fn probe_unbounded(&self) -> Result<(), Error> {
+    async fn probe_unbounded(&self, bucket: &str) -> Result<(), Error> {
         let token = clock::random_token();
         // Under the prefix, because that may be all our credentials allow.
         let key = match self.options.prefix.trim_matches('/') {
             "" => format!(".fetchbox-probe/{token}"),
             prefix => format!("{prefix}/.fetchbox-probe/{token}"),
         };
-        let place = Place { bucket: self.options.bucket.clone(), key };
+        let place = Place { bucket: bucket.to_owned(), key };
         let label = Label { content_type: "text/plain".into(), ..Label::default() };
         self.put(&place, Bytes::from(token), &label).await?;
         let seen = self.head(&place).await;
@@ -247,16 +256,6 @@ impl Objects {
             Some(_) => Ok(()),
             None => Err(Error::new(ErrorKind::Unavailable, "an object just written cannot be seen")),
         }
-    }
-
-    /// A refusal as it is: an S3 store that denies one key while it takes others refuses that object only, and everything else
-    /// goes on. Costs a probe where it cannot be told otherwise.
-    pub async fn judged(&self, error: Error) -> Error {
-        let Backend::S3(_) = &self.backend else { return error };
-        if !s3_error::may_be_one_object(&error) || self.probe().await.is_err() {
-            return error;
-        }
-        Error { kind: ErrorKind::Rejected, ..error }
     }
 
     /// Staged files last written before `before_ms` (Unix ms) that neither this process writes nor `keep` names: how many, how
@@ -268,18 +267,26 @@ impl Objects {
         }
     }
 
-    /// Multipart uploads under way below our prefix, in every bucket we may write to, the first ten thousand of each. None: the
-    /// store cannot say (or has no such thing).
+    /// Multipart uploads under way below our prefix, in every bucket that says so of those we may write to, the first ten thousand
+    /// of each. None: no bucket does (or the store has no such thing).
     pub async fn list_uploads(&self) -> Result<Option<Vec<Listed>>, Error> {
         let Backend::S3(s3) = &self.backend else { return Ok(None) };
-        let mut all = Vec::new();
+        let mut all: Option<Vec<Listed>> = None;
         for bucket in std::iter::once(&self.options.bucket).chain(&self.options.allowed_buckets) {
-            match s3_list::uploads(s3, bucket).await? {
-                Some(listed) => all.extend(listed),
-                None => return Ok(None),
+            // One bucket that is gone, or may not be listed, says nothing about the others.
+            if let Some(listed) = s3_list::uploads(s3, bucket).await? {
+                all.get_or_insert_default().extend(listed);
             }
         }
-        Ok(Some(all))
+        Ok(all)
+    }
+
+    /// The rest of a key below our prefix. None: it does not stand there.
+    pub fn below_prefix<'a>(&self, key: &'a str) -> Option<&'a str> {
+        match self.options.prefix.trim_matches('/') {
+            "" => Some(key),
+            prefix => key.strip_prefix(prefix)?.strip_prefix('/'),
+        }
     }
 
     fn admit(&self, place: &Place) -> Result<(), Error> {

@@ -9,8 +9,8 @@ use object_store::client::{HttpError, HttpErrorKind};
 
 use super::{Error, ErrorKind};
 
-/// Keeps a store's HTML error page out of logs and rows.
-const MESSAGE_CHARS_MAX: usize = 400;
+/// Each half of a message: what was asked, and what was answered.
+const MESSAGE_CHARS_MAX: usize = 300;
 
 pub(super) fn classify(error: &object_store::Error) -> Error {
     let text = error.to_string();
@@ -18,7 +18,32 @@ pub(super) fn classify(error: &object_store::Error) -> Error {
         Some(kind) => kind,
         None => from_answer(code_in(&text), status_in(&text), error),
     };
-    Error::new(kind, text.chars().take(MESSAGE_CHARS_MAX).collect::<String>())
+    Error::new(kind, without_body(&text))
+}
+
+/// Of an answer's body its code and message: stores write access keys, tokens and what was signed into the other elements, and
+/// proxies whole pages.
+fn without_body(text: &str) -> String {
+    let short = |text: &str| text.chars().take(MESSAGE_CHARS_MAX).collect::<String>();
+    let Some((asked, answer)) = text.split_once(STATUS).map(|(asked, answer)| (asked, Some(answer))).or_else(|| {
+        let (asked, _) = text.split_once(ERROR_RESPONSE)?;
+        Some((asked, None))
+    }) else {
+        // No answer is quoted; what looks like one is cut off.
+        return short(text.split('<').next().unwrap_or_default().trim_end());
+    };
+    let mut told = short(asked);
+    match answer {
+        Some(answer) => told.extend([STATUS, answer.split([':', '<']).next().unwrap_or_default().trim_end()]),
+        None => told.push_str(ERROR_RESPONSE.trim_end_matches([':', ' '])),
+    }
+    for (name, before) in [("Code", ": "), ("Message", ", ")] {
+        if let Some(element) = element(text, name) {
+            told.push_str(before);
+            told.push_str(&short(element));
+        }
+    }
+    told
 }
 
 pub(super) fn is_unknown_upload(error: &object_store::Error) -> bool {
@@ -37,8 +62,20 @@ pub(super) fn is_of_no_use(error: &object_store::Error) -> bool {
 /// A refusal that may be about one key alone: a policy, a lock. One that names credentials or the bucket is about everything.
 pub(super) fn may_be_one_object(error: &Error) -> bool {
     error.kind == ErrorKind::Denied
-        && matches!(code_in(&error.message), Some("AccessDenied" | "AllAccessDisabled") | None)
+        && matches!(told_code(&error.message), Some("AccessDenied" | "AllAccessDisabled") | None)
         && status_in(&error.message).is_none_or(|status| status == 403)
+}
+
+/// A failure that may be one request's alone, or its object's. A store that asks for fewer requests means all of them, even where
+/// it takes a small one.
+pub(super) fn may_be_one_request(error: &Error) -> bool {
+    error.kind == ErrorKind::Unavailable
+        && !told_code(&error.message).is_some_and(asks_for_less)
+        && status_in(&error.message) != Some(429)
+}
+
+fn asks_for_less(code: &str) -> bool {
+    matches!(code, "SlowDown" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded" | "TooManyRequests")
 }
 
 /// No answer came.
@@ -141,15 +178,31 @@ fn from_status(status: u16) -> ErrorKind {
 }
 
 /// `…status code: 503 Service Unavailable: …`
+const STATUS: &str = "status code: ";
+/// A failure inside an answer of 200.
+const ERROR_RESPONSE: &str = "error response: ";
+
 fn status_in(text: &str) -> Option<u16> {
-    let (_, rest) = text.split_once("status code: ")?;
+    let (_, rest) = text.split_once(STATUS)?;
     rest.get(..3)?.parse().ok()
 }
 
 /// `…<Code>SlowDown</Code>…`
 fn code_in(text: &str) -> Option<&str> {
-    let (_, rest) = text.split_once("<Code>")?;
-    rest.split_once("</Code>").map(|(code, _)| code)
+    element(text, "Code")
+}
+
+fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = text.split_once(&format!("<{name}>"))?;
+    // Up to whatever comes next: an element inside is not what we asked for.
+    rest.split_once('<').map(|(content, _)| content.trim())
+}
+
+/// The code as [`without_body`] writes it: `…status code: 403 Forbidden: AccessDenied, Access Denied`.
+fn told_code(message: &str) -> Option<&str> {
+    let (_, answer) = message.split_once(STATUS).or_else(|| message.split_once("error response"))?;
+    let (_, told) = answer.split_once(": ")?;
+    told.split(',').next()
 }
 
 #[cfg(test)]
@@ -179,5 +232,35 @@ mod tests {
         assert_eq!(told("Server returned error response: <Error><Code>InternalError</Code>"), ErrorKind::Unavailable);
         assert_eq!(told("Received redirect without LOCATION, …"), ErrorKind::Denied);
         assert_eq!(told("Got invalid multipart response"), ErrorKind::Failed);
+    }
+
+    /// Else whoever reads a log or a dead letter reads the key id, the token and what was signed.
+    #[test]
+    fn of_an_answer_its_code_and_message_are_told_and_nothing_else() {
+        let told = |text: String| {
+            let error = object_store::Error::Generic { store: "S3", source: text.into() };
+            classify(&error).message
+        };
+        let body = |code: &str| {
+            format!(
+                "<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>It is so</Message>\
+                 <AWSAccessKeyId>AKIASECRET</AWSAccessKeyId><Token-0>s3cret</Token-0><StringToSign>s3cret</StringToSign></Error>"
+            )
+        };
+        let denied =
+            told(format!("PUT http://s3/b/k - Server returned non-2xx status code: 403 Forbidden: {}", body("X")));
+        assert_eq!(
+            denied,
+            "Generic S3 error: PUT http://s3/b/k - Server returned non-2xx status code: 403 Forbidden: X, It is so"
+        );
+        let inside = told(format!("Server returned error response: {}", body("InternalError")));
+        assert_eq!(inside, "Generic S3 error: Server returned error response: InternalError, It is so");
+        let page = told("Server returned non-2xx status code: 502 Bad Gateway: token=s3cret <html>s3cret".to_owned());
+        assert_eq!(page, "Generic S3 error: Server returned non-2xx status code: 502 Bad Gateway");
+        assert_eq!(told("cannot read <a>s3cret".to_owned()), "Generic S3 error: cannot read");
+        let long = format!("{} status code: 403 Forbidden: {}", "x".repeat(2_000), body("ExpiredToken"));
+        assert!(!may_be_one_object(&Error::new(ErrorKind::Denied, told(long.clone()))), "however long the key is");
+        let denied = told(long.replace("ExpiredToken", "AccessDenied"));
+        assert!(may_be_one_object(&Error::new(ErrorKind::Denied, denied)));
     }
 }

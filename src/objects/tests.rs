@@ -376,17 +376,31 @@ async fn a_key_that_is_forbidden_is_told_from_a_store_that_is() {
     let objects = remote(&server, |options| options.retries_max = 0);
     let denied = async || objects.put(&place("x"), body(10), &label(&body(10))).await.unwrap_err();
     server.fault(Which::Put, 1, Fault::Answer(403, "AccessDenied"));
-    assert_eq!(objects.judged(denied().await).await.kind, ErrorKind::Rejected);
+    assert_eq!(objects.judged(denied().await, &place("x")).await.kind, ErrorKind::Rejected);
     server.fault(Which::Put, 1, Fault::Answer(403, "ExpiredToken"));
-    assert_eq!(objects.judged(denied().await).await.kind, ErrorKind::Denied);
+    assert_eq!(objects.judged(denied().await, &place("x")).await.kind, ErrorKind::Denied);
     server.fault(Which::Any, 9, Fault::Answer(403, "AccessDenied"));
-    assert_eq!(objects.judged(denied().await).await.kind, ErrorKind::Denied);
+    assert_eq!(objects.judged(denied().await, &place("x")).await.kind, ErrorKind::Denied);
+}
+
+/// Any document without an upload in it.
+fn empty_list() -> Fault {
+    Fault::OkWithError("none")
 }
 
 #[tokio::test]
 async fn a_store_that_cannot_list_uploads_says_so_and_is_left_alone() {
     let server = S3Double::start(&["fetchbox", "other"]).await;
     assert_eq!(remote(&server, |_| {}).list_uploads().await.unwrap(), None);
+    // Else uploads pile up in all buckets because one of them has another policy.
+    for answers in
+        [[Fault::Answer(403, "AccessDenied"), empty_list()], [empty_list(), Fault::Answer(404, "NoSuchBucket")]]
+    {
+        for answer in answers {
+            server.fault(Which::Get, 1, answer);
+        }
+        assert_eq!(remote(&server, |_| {}).list_uploads().await.unwrap(), Some(Vec::new()));
+    }
     let folder = tempfile::tempdir().unwrap();
     assert_eq!(local(folder.path()).list_uploads().await.unwrap(), None);
 }
@@ -419,4 +433,45 @@ fn contradictory_settings_are_named() {
     assert!(told(|o| o.endpoint = Some("ftp://x".into())).starts_with("storage.endpoint"));
     assert!(told(|o| o.endpoint = Some("http://u:p@x".into())).starts_with("storage.endpoint"));
     assert!(told(|o| o.access_key_id_file = Some("x".into())).starts_with("storage.secret_access_key_file"));
+}
+
+/// Else a copy that was not made loses the only object there is.
+#[tokio::test]
+async fn an_object_is_not_removed_before_it_is_seen_whole_where_it_was_moved_to() {
+    let server = S3Double::start(&["fetchbox"]).await;
+    let objects = remote(&server, |options| options.retries_max = 0);
+    let (from, to) = (place("from"), place("to"));
+    objects.put(&from, body(100), &label(&body(100))).await.unwrap();
+    server.fault(Which::Head, 1, Fault::Answer(404, "NoSuchKey"));
+    assert_eq!(objects.rename(&from, &to, 100).await.unwrap_err().kind, ErrorKind::Unavailable);
+    assert_eq!(objects.rename(&from, &to, 99).await.unwrap_err().kind, ErrorKind::Unavailable, "another size");
+    assert_eq!(server.object("fetchbox", "from").unwrap(), body(100));
+    assert_eq!(objects.rename(&from, &to, 100).await.unwrap().unwrap().size_bytes, 100);
+    assert_eq!(server.keys("fetchbox"), ["to"]);
+}
+
+/// Else the broken policy of one bucket buries every task that writes to it, or one object stops all the others.
+#[tokio::test]
+async fn an_error_is_judged_by_the_bucket_it_was_met_in() {
+    let server = S3Double::start(&["fetchbox"]).await;
+    let objects = remote(&server, |options| options.retries_max = 0);
+    let other = Place { bucket: "other".into(), key: "x".into() };
+    let error = |kind, message: &str| Error::new(kind, message);
+    let denied = || error(ErrorKind::Denied, "status code: 403 Forbidden: AccessDenied, no");
+    assert_eq!(objects.judged(denied(), &other).await.kind, ErrorKind::Denied, "nothing can be written there");
+    assert_eq!(objects.judged(denied(), &place("x")).await.kind, ErrorKind::Rejected);
+    let down = || error(ErrorKind::Unavailable, "status code: 500 Internal Server Error: InternalError, no");
+    assert_eq!(objects.judged(down(), &other).await.kind, ErrorKind::Unavailable);
+    assert_eq!(objects.judged(down(), &place("x")).await.kind, ErrorKind::Failed);
+    let slow = error(ErrorKind::Unavailable, "status code: 503 Service Unavailable: SlowDown, no");
+    assert_eq!(objects.judged(slow, &place("x")).await.kind, ErrorKind::Unavailable);
+
+    let down = error(ErrorKind::Unavailable, "connection refused");
+    tokio::time::sleep(std::time::Duration::from_millis(1_100)).await;
+    let before = server.count(&Which::Put);
+    server.fault(Which::Put, 1, Fault::Answer(500, "InternalError"));
+    for _ in 0..5 {
+        assert_eq!(objects.judged(down.clone(), &place("x")).await.kind, ErrorKind::Unavailable);
+    }
+    assert_eq!(server.count(&Which::Put), before + 1, "one probe answers all of a second");
 }

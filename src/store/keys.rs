@@ -232,10 +232,10 @@ pub fn source(hash: [u8; 16]) -> Key {
     key(Space::Ledger, Family::Source, &[&hash])
 }
 
-/// Of the place an object is asked to stand at and the URL it comes from.
-pub fn source_hash(bucket: &str, place: &str, url: &str) -> [u8; 16] {
+/// Of the place an object is asked to stand at and what is asked of its origin: the URL, with the headers that are sent to it.
+pub fn source_hash(bucket: &str, place: &str, asked: &str) -> [u8; 16] {
     let mut digest = Sha256::new();
-    for part in [bucket, place, url] {
+    for part in [bucket, place, asked] {
         digest.update((part.len() as u64).to_be_bytes());
         digest.update(part);
     }

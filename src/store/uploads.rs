@@ -59,16 +59,23 @@ pub fn ended(tx: &mut Tx<'_>, task: TaskRef, epoch: u64) -> Result<(), Refusal> 
     Ok(())
 }
 
-/// Every upload of a task whose object is in place.
-pub fn all_ended(tx: &mut Tx<'_>, task: TaskRef) -> Result<(), Refusal> {
-    for (bytes, _) in tx.scan(&keys::uploads_of(task), UPLOADS_MAX)? {
-        let epoch = keys::Fields::of(Family::Upload, &bytes).and_then(|mut fields| {
-            fields.task()?;
-            fields.u64()
-        });
-        ended(tx, task, epoch.ok_or_else(|| super::records::damaged("an upload key"))?)?;
+/// The upload that became the object of a task, the last one whose completion was asked for with this digest and size. Any other
+/// may still be open in the object store: it stays recorded until the sweep has aborted it. Returns whether one does.
+pub fn became(tx: &mut Tx<'_>, task: TaskRef, sha256: [u8; 32], size: u64) -> Result<bool, Refusal> {
+    let rows = tx.scan(&keys::uploads_of(task), UPLOADS_MAX)?;
+    let count = rows.len();
+    for (bytes, value) in rows.into_iter().rev() {
+        let row: UploadRow = super::records::decode("upload", &value)?;
+        if row.sha256 == sha256 && row.size_bytes == size {
+            let epoch = keys::Fields::of(Family::Upload, &bytes).and_then(|mut fields| {
+                fields.task()?;
+                fields.u64()
+            });
+            ended(tx, task, epoch.ok_or_else(|| super::records::damaged("an upload key"))?)?;
+            return Ok(count > 1);
+        }
     }
-    Ok(())
+    Ok(count > 0)
 }
 
 pub fn remember(tx: &mut Tx<'_>, hash: [u8; 16], source: Source) {

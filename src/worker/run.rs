@@ -80,7 +80,7 @@ impl Worker {
                 Outcome::Stored(Box::new(Stored { object, ..Stored::default() }))
             }
             Err(error) => {
-                let error = self.objects.judged(error).await;
+                let error = self.objects.judged(error, &place).await;
                 let mut failure = stored_at(error.into(), &place).failure;
                 failure.at_ms = self.clock.now_ms();
                 Outcome::Failed { failure, retry_after: None }
@@ -153,7 +153,7 @@ impl Worker {
             etag: go_on.validators.etag.clone(),
             total: go_on.total,
         });
-        let known = run.assignment.known.as_ref().filter(|_| from.is_none());
+        let known = run.assignment.known.as_ref().filter(|known| from.is_none() && self.would_do(run, known));
         let unless = known.map(|known| &known.validators);
         match self.fetch(Want { spec, bytes_max, from, unless }, run.gate).await? {
             Answered::Body(fetched) => return Ok(Body::Comes(fetched)),
@@ -252,7 +252,7 @@ impl Worker {
 
     /// A storage error as a failure of this attempt.
     pub(super) async fn store_failed(&self, error: objects::Error, place: &Place) -> Ended {
-        stored_at(self.objects.judged(error).await.into(), place).into()
+        stored_at(self.objects.judged(error, place).await.into(), place).into()
     }
 }
 

@@ -27,12 +27,12 @@ pub fn settle(tx: &mut Tx<'_>, settlement: Settlement) -> Result<Settled, Refusa
             job.completed += 1;
             job.bytes_stored += object.size_bytes;
             close(tx, &mut row, TaskRow::DONE, now_ms);
+            if row.uploads {
+                row.uploads = uploads::became(tx, task, object.sha256, object.size_bytes)?;
+            }
             row.object = Some(ObjectRow::from_object(object));
             row.done_context = context;
             row.interrupted = 0;
-            if std::mem::take(&mut row.uploads) {
-                uploads::all_ended(tx, task)?;
-            }
             tx.put_task(task, &row);
         }
         End::ManifestStored => {

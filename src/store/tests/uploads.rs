@@ -26,6 +26,11 @@ fn part(index: u32) -> UploadPart {
     UploadPart { index, part_id: format!("\"{index}\""), end_bytes, digest_state: vec![7; 106] }
 }
 
+fn done_with(lease: &Lease, sha256: [u8; 32], size_bytes: u64) -> Settlement {
+    let object = StoredObject { sha256, size_bytes, ..StoredObject::default() };
+    settlement(lease, End::Stored { object, validators: Validators::default(), context: Default::default() })
+}
+
 /// A job of one resource whose task is leased.
 async fn leased(opened: &Opened) -> Lease {
     admit(&opened.store, new_job(1, 1)).await.unwrap();
@@ -65,7 +70,7 @@ async fn an_upload_and_its_parts_are_there_for_the_attempt_after_a_death_and_go_
     let (kept, parts) = opened.reader.left(lease.task).unwrap().upload.unwrap();
     assert_eq!((kept.completing, parts.len()), (Some(([9; 32], 20)), 4));
     assert!(opened.reader.has_upload(lease.task, lease.epoch).unwrap());
-    opened.store.settle(vec![done(&second)]).await.unwrap();
+    opened.store.settle(vec![done_with(&second, [9; 32], 20)]).await.unwrap();
     assert_eq!(opened.reader.left(lease.task).unwrap(), Left::default());
     assert!(opened.reader.uploads(None, 10).unwrap().is_empty());
     drop(opened);
@@ -138,4 +143,24 @@ async fn the_version_of_an_object_is_known_by_place_and_url() {
     assert!(opened.reader.sources_after(Some(known[0].0), 10).unwrap().is_empty());
     assert_eq!(opened.store.prune(vec![Prune::Source(known[0].0)]).await.unwrap(), 1);
     assert_eq!(opened.store.prune(vec![Prune::Source(known[0].0)]).await.unwrap(), 0);
+}
+
+/// Else the parts of an upload that could not be aborted are paid for until somebody looks into the bucket.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_did_not_become_the_object_stays_recorded_for_the_sweep() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = reopen(dir.path());
+    let first = leased(&opened).await;
+    opened.store.upload_begun(upload(&first)).await.unwrap();
+    opened.store.part_stored(first.task, first.epoch, part(0)).await.unwrap();
+    opened.store.void_leases(4_000, 20).await.unwrap();
+    let second = lease_again(&opened, first.task).await;
+    opened.store.upload_begun(upload(&second)).await.unwrap();
+    opened.store.part_stored(second.task, second.epoch, part(0)).await.unwrap();
+    opened.store.upload_completing(second.task, second.epoch, [9; 32], 20).await.unwrap();
+    opened.store.settle(vec![done_with(&second, [9; 32], 20)]).await.unwrap();
+    assert_eq!(opened.reader.uploads(None, 10).unwrap(), [upload(&first)]);
+    assert_eq!(opened.reader.standing(first.task).unwrap(), Standing::Closed, "the sweep takes it");
+    drop(opened);
+    checked(dir.path());
 }

@@ -309,7 +309,7 @@ async fn a_completion_in_doubt_is_asked_about_before_anything_is_aborted() {
         lives.origin.on("/", behaviour.clone());
         lives.server.fault(Which::Complete, 1, fault.clone());
         lives.server.fault(Which::Head, 1, Fault::Answer(503, "SlowDown"));
-        assert_eq!(lives.failed().await.code, FailureCode::StorageUnavailable, "{fault:?}");
+        assert_eq!(lives.failed().await.code, FailureCode::UploadFailed, "{fault:?}: the store takes others");
         lives.server.heal();
         assert_eq!(lives.stored().await.object.sha256, behaviour.sha256(), "{fault:?}");
         let calls = [Which::CreateMultipart, Which::Abort].map(|which| lives.server.count(&which));
@@ -427,4 +427,23 @@ async fn a_resource_that_has_not_changed_is_not_downloaded_while_its_object_stan
         lives.origin.on("/", Behaviour::body(50, 2).versioned("\"v2\""));
         assert_eq!(lives.stored().await.object.size_bytes, 50);
     }
+}
+
+/// Else a task is done with bytes its manifest forbids, or with an object where nobody looks for it.
+#[tokio::test]
+async fn an_object_that_is_not_what_a_task_asks_for_is_not_kept_because_the_origin_has_no_newer_one() {
+    let mut lives = Lives::new(true).await;
+    lives.origin.on("/", Behaviour::body(100_000, 1).versioned("\"v1\""));
+    let first = lives.stored().await;
+    lives.known = Some(Known { object: first.object.clone(), validators: first.validators });
+    let plain = lives.spec.clone();
+    lives.spec = TaskSpec { checksum: Some([7; 32]), ..plain.clone() };
+    assert_eq!(lives.failed().await.code, FailureCode::DownloadChecksum);
+    lives.spec = TaskSpec { max_bytes: Some(99_999), ..plain.clone() };
+    assert_eq!(lives.failed().await.code, FailureCode::DownloadTooLarge);
+    lives.spec = TaskSpec { checksum: Some(first.object.sha256), max_bytes: Some(100_000), ..plain.clone() };
+    assert!(lives.stored().await.context.contains_key("not_changed"));
+    lives.spec = TaskSpec { content_addressed: true, ..plain };
+    lives.key = "elsewhere";
+    assert_eq!(lives.stored().await.object.key, content_key("elsewhere/", first.object.sha256));
 }
