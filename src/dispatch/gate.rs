@@ -197,7 +197,7 @@ impl HostGate for AttemptGate {
             tokio::pin!(freed);
             // Registered before looking: a place freed in between is not missed.
             freed.as_mut().enable();
-            let now_ms = hosts.clock.now_ms();
+            let now_ms = hosts.clock.steady_ms();
             let (entry, is_news) = {
                 let mut table = hosts.table();
                 let entry = table.enter(&name, standing, now_ms);
@@ -233,13 +233,13 @@ impl HostGate for AttemptGate {
     fn throttled(&self, host: &str, wait: Duration) {
         let hosts = &self.0.hosts;
         let wait_ms = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX).min(PAUSE_MAX_MS);
-        hosts.table().pause(&host.into(), hosts.clock.now_ms().saturating_add(wait_ms));
+        hosts.table().pause(&host.into(), hosts.clock.steady_ms().saturating_add(wait_ms));
         hosts.inbox.poke();
     }
 
     fn heard(&self, host: &str, is_well: bool) {
         let hosts = &self.0.hosts;
-        hosts.table().heard(&host.into(), is_well, hosts.clock.now_ms());
+        hosts.table().heard(&host.into(), is_well, hosts.clock.steady_ms());
         // Only now may those that wait for a probe's end go.
         hosts.freed.notify_waiters();
         hosts.inbox.poke();

@@ -14,7 +14,7 @@ fn places(per_host: u32) -> Arc<Hosts> {
 
 fn picked(hosts: &Arc<Hosts>, host: &str) -> AttemptGate {
     let host: Arc<str> = host.into();
-    let now_ms = hosts.clock.now_ms();
+    let now_ms = hosts.clock.steady_ms();
     hosts.table().reserve(&host, now_ms);
     AttemptGate::holding(hosts.clone(), Some(host))
 }
@@ -158,4 +158,14 @@ async fn slow_redirect_targets_do_not_fill_all_places() {
         refused += 1;
     }
     assert_eq!(refused, 5, "a quarter of all places waits, the others go on with other work");
+}
+
+#[tokio::test]
+async fn a_wall_clock_that_is_set_back_does_not_make_a_pause_longer() {
+    let hosts = places(4);
+    let gate = picked(&hosts, "a:80");
+    gate.throttled("b:80", Duration::from_secs(60));
+    hosts.clock.set_back(Duration::from_secs(86_400));
+    hosts.clock.advance(Duration::from_secs(60));
+    tokio::time::timeout(Duration::from_secs(5), gate.enter("b:80")).await.expect("it is over").unwrap();
 }
