@@ -3,7 +3,7 @@
 //! Owns: wall time, monotonic time, job ids, randomness. Must not know: what they are used for.
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::model::JobId;
@@ -16,7 +16,14 @@ pub struct Clock(Source);
 enum Source {
     #[default]
     System,
-    Manual(Arc<AtomicI64>),
+    Manual(Arc<Hands>),
+}
+
+/// What a manual clock shows.
+#[derive(Debug)]
+struct Hands {
+    wall_ms: AtomicI64,
+    steady_ms: AtomicI64,
 }
 
 impl Clock {
@@ -26,7 +33,7 @@ impl Clock {
 
     /// A clock that stands at `now_ms` until it is moved.
     pub fn manual(now_ms: i64) -> Self {
-        Self(Source::Manual(Arc::new(AtomicI64::new(now_ms))))
+        Self(Source::Manual(Arc::new(Hands { wall_ms: AtomicI64::new(now_ms), steady_ms: AtomicI64::new(now_ms) })))
     }
 
     /// Unix milliseconds.
@@ -37,14 +44,37 @@ impl Clock {
                 let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
                 i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
             }
-            Source::Manual(at) => at.load(Ordering::Relaxed),
+            Source::Manual(at) => at.wall_ms.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Milliseconds that only grow, whatever becomes of the wall clock: for what is kept in memory alone. They begin near Unix
+    /// time and may part from it.
+    pub fn steady_ms(&self) -> i64 {
+        static BEGUN: OnceLock<(Instant, i64)> = OnceLock::new();
+        match &self.0 {
+            Source::System => {
+                let (begun, begun_ms) = BEGUN.get_or_init(|| (Self::instant(), self.now_ms()));
+                begun_ms.saturating_add(i64::try_from(begun.elapsed().as_millis()).unwrap_or(i64::MAX))
+            }
+            Source::Manual(at) => at.steady_ms.load(Ordering::Relaxed),
         }
     }
 
     /// Moves a manual clock; a system clock does not move for anybody.
     pub fn advance(&self, by: Duration) {
         if let Source::Manual(at) = &self.0 {
-            at.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::Relaxed);
+            let by_ms = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
+            at.wall_ms.fetch_add(by_ms, Ordering::Relaxed);
+            at.steady_ms.fetch_add(by_ms, Ordering::Relaxed);
+        }
+    }
+
+    /// Somebody sets the wall clock of a manual one back.
+    #[cfg(test)]
+    pub fn set_back(&self, by: Duration) {
+        if let Source::Manual(at) = &self.0 {
+            at.wall_ms.fetch_sub(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::Relaxed);
         }
     }
 
@@ -135,6 +165,16 @@ mod tests {
             assert!(id > last, "{id} after {last}");
             last = id;
         }
+    }
+
+    #[test]
+    fn steady_time_goes_on_when_the_wall_clock_is_set_back() {
+        let clock = Clock::manual(1_000);
+        clock.set_back(Duration::from_secs(3_600));
+        clock.advance(Duration::from_secs(1));
+        assert_eq!((clock.now_ms(), clock.steady_ms()), (2_000 - 3_600_000, 2_000));
+        let system = Clock::system();
+        assert!((system.steady_ms() - system.now_ms()).abs() < 60_000);
     }
 
     #[test]

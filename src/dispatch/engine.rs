@@ -196,7 +196,10 @@ impl<E: Effects> Engine<E> {
         if let Some(at_ms) = news.due_at_ms {
             self.planner.due_changed(at_ms);
         }
-        self.hosts.table().expire(self.shared.clock.now_ms());
+        let clock = &self.shared.clock;
+        let now_ms = clock.steady_ms();
+        self.planner.wall_is_ahead(clock.now_ms().saturating_sub(now_ms));
+        self.hosts.table().expire(now_ms);
         if self.stage == Stage::Serving {
             self.refill().await;
             self.start_lease();
@@ -206,7 +209,7 @@ impl<E: Effects> Engine<E> {
     }
 
     async fn refill(&mut self) {
-        let now_ms = self.shared.clock.now_ms();
+        let now_ms = self.shared.clock.steady_ms();
         self.is_behind = false;
         if now_ms < self.read_again_ms {
             return;
@@ -241,11 +244,12 @@ impl<E: Effects> Engine<E> {
         if self.lease.is_some() {
             return;
         }
-        let now_ms = self.shared.clock.now_ms();
+        let now_ms = self.shared.clock.steady_ms();
         let Some(taken) = self.planner.choose(&mut self.hosts.table(), now_ms) else { return };
         for pick in &taken.picks {
             self.shared.leases.leasing(pick.task);
         }
+        let now_ms = self.shared.clock.now_ms();
         let until_ms = now_ms.saturating_add_unsigned(self.options.lease_ms);
         self.lease = Some(Box::pin(lease_all(self.effects.clone(), taken, now_ms, until_ms)));
     }
@@ -279,7 +283,7 @@ impl<E: Effects> Engine<E> {
         if self.is_behind {
             return Duration::ZERO;
         }
-        let now_ms = self.shared.clock.now_ms();
+        let now_ms = self.shared.clock.steady_ms();
         let next = self.planner.next_look_ms(&self.hosts.table(), now_ms);
         let next = next.map(|at| Duration::from_millis(at.saturating_sub(now_ms).max(1).unsigned_abs()));
         next.map_or(TURN_MAX, |next| next.min(TURN_MAX))
@@ -348,7 +352,7 @@ impl<E: Effects> Engine<E> {
                     self.shared.leases.ended(pick.task);
                 }
                 let wait = i64::try_from(pause_of(&refusal).as_millis()).unwrap_or(READ_PAUSE_MS);
-                let retry_at_ms = self.shared.clock.now_ms().saturating_add(wait);
+                let retry_at_ms = self.shared.clock.steady_ms().saturating_add(wait);
                 self.planner.lease_refused(taken, &mut self.hosts.table(), retry_at_ms);
                 return Ok(());
             }
@@ -450,7 +454,7 @@ impl<E: Effects> Engine<E> {
     }
 
     fn publish(&mut self, is_last: bool) {
-        let now_ms = self.shared.clock.now_ms();
+        let (now_ms, wall_ms) = (self.shared.clock.steady_ms(), self.shared.clock.now_ms());
         let metrics = &self.shared.metrics;
         metrics.storage_parked.set(i64::from(!self.planner.alarm().is_empty()));
         metrics.worker_busy.set(gauge(self.planner.busy()));
@@ -469,7 +473,7 @@ impl<E: Effects> Engine<E> {
         });
         self.shared.board.write(|status| {
             status.in_flight = self.planner.running() as u64;
-            status.last_turn_ms = now_ms;
+            status.last_turn_ms = wall_ms;
             if status.storage_alarm != self.planner.alarm() {
                 self.planner.alarm().clone_into(&mut status.storage_alarm);
             }

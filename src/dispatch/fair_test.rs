@@ -243,3 +243,23 @@ fn a_pick_among_ten_thousand_hosts_looks_at_few() {
     }
     assert_eq!(started, 10_001);
 }
+
+#[test]
+fn storage_parked_is_asked_again_in_time_when_the_wall_clock_is_set_back() {
+    let mut world = World::new(options(8, 8, 300), false);
+    world.queue.submit(Priority::Normal, &[0, 1, 2, 3], "x", 0);
+    world.turn();
+    world.end(0, 1);
+    world.planner.wall_is_ahead(-3_600_000);
+    let look_ms = world.planner.next_look_ms(&world.hosts, world.now);
+    assert!(look_ms.is_none_or(|at| at <= world.now + 3_700_000), "{look_ms:?}");
+    while !world.running.is_empty() {
+        world.end(0, 1);
+    }
+    // New work, for the times of what failed are the wall clock's.
+    world.queue.submit(Priority::Normal, &[0], "x", 0);
+    world.tell();
+    world.now += 60_000;
+    world.turn();
+    assert_eq!(world.running.len(), 1, "a probe");
+}

@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
-use super::hosts::{Entry, HostTable, Standing};
+use super::hosts::{Entry, HOLD_MAX_MS, HostTable, Standing, crowded};
 use super::inbox::Inbox;
 use super::limits::Rules;
 use crate::clock::Clock;
@@ -24,11 +24,14 @@ pub(super) struct Hosts {
     /// For the loop.
     inbox: Arc<Inbox>,
     clock: Clock,
+    /// For how long one may wait that comes from another host.
+    hold_max: Duration,
 }
 
 impl Hosts {
     pub fn new(rules: Rules, clock: Clock, inbox: Arc<Inbox>) -> Arc<Self> {
-        Arc::new(Self { table: Mutex::new(HostTable::new(rules)), freed: Notify::new(), inbox, clock })
+        let hold_max = Duration::from_millis(HOLD_MAX_MS.unsigned_abs());
+        Arc::new(Self { table: Mutex::new(HostTable::new(rules)), freed: Notify::new(), inbox, clock, hold_max })
     }
 
     pub fn table(&self) -> MutexGuard<'_, HostTable> {
@@ -148,19 +151,24 @@ impl Drop for HopPermit {
 }
 
 /// Counts a request as waiting for as long as it does, also when its attempt is stopped meanwhile.
-struct Waiting<'a>(&'a Hosts, &'a Arc<str>);
+struct Waiting<'a> {
+    hosts: &'a Hosts,
+    host: &'a Arc<str>,
+    /// Not too many were there before it.
+    may_wait: bool,
+}
 
 impl<'a> Waiting<'a> {
     fn new(hosts: &'a Hosts, host: &'a Arc<str>) -> Self {
-        hosts.table().queue(host);
-        Self(hosts, host)
+        let may_wait = hosts.table().queue(host);
+        Self { hosts, host, may_wait }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.table().unqueue(self.1);
-        self.0.inbox.poke();
+        self.hosts.table().unqueue(self.host);
+        self.hosts.inbox.poke();
     }
 }
 
@@ -178,12 +186,18 @@ impl HostGate for AttemptGate {
         }
         // A pick has its turn: it is counted already.
         let waiting = (standing != Standing::Picked).then(|| Waiting::new(hosts, &name));
+        // One from another host holds a place among all that run while it waits: slow hosts must not come to hold them all.
+        // Those that have a place here are as few as the host's places.
+        let is_guest = standing == Standing::Outside;
+        let mut may_wait = !is_guest || waiting.as_ref().is_some_and(|waiting| waiting.may_wait);
+        let over = tokio::time::sleep(hosts.hold_max);
+        tokio::pin!(over);
         loop {
             let freed = hosts.freed.notified();
             tokio::pin!(freed);
             // Registered before looking: a place freed in between is not missed.
             freed.as_mut().enable();
-            let now_ms = hosts.clock.now_ms();
+            let now_ms = hosts.clock.steady_ms();
             let (entry, is_news) = {
                 let mut table = hosts.table();
                 let entry = table.enter(&name, standing, now_ms);
@@ -201,12 +215,17 @@ impl HostGate for AttemptGate {
                     }
                     return Ok(Permit(Some(Box::new(permit))));
                 }
+                Entry::Refused(down) => return Err(down),
+                Entry::Later { .. } | Entry::Full if !may_wait => return Err(crowded(entry, now_ms)),
                 Entry::Later { at_ms } => tokio::select! {
                     () = tokio::time::sleep(until(at_ms, now_ms)) => {}
                     () = freed => {}
+                    () = over.as_mut(), if is_guest => may_wait = false,
                 },
-                Entry::Full => freed.await,
-                Entry::Refused(down) => return Err(down),
+                Entry::Full => tokio::select! {
+                    () = freed => {}
+                    () = over.as_mut(), if is_guest => may_wait = false,
+                },
             }
         }
     }
@@ -214,13 +233,13 @@ impl HostGate for AttemptGate {
     fn throttled(&self, host: &str, wait: Duration) {
         let hosts = &self.0.hosts;
         let wait_ms = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX).min(PAUSE_MAX_MS);
-        hosts.table().pause(&host.into(), hosts.clock.now_ms().saturating_add(wait_ms));
+        hosts.table().pause(&host.into(), hosts.clock.steady_ms().saturating_add(wait_ms));
         hosts.inbox.poke();
     }
 
     fn heard(&self, host: &str, is_well: bool) {
         let hosts = &self.0.hosts;
-        hosts.table().heard(&host.into(), is_well, hosts.clock.now_ms());
+        hosts.table().heard(&host.into(), is_well, hosts.clock.steady_ms());
         // Only now may those that wait for a probe's end go.
         hosts.freed.notify_waiters();
         hosts.inbox.poke();

@@ -14,7 +14,7 @@ fn places(per_host: u32) -> Arc<Hosts> {
 
 fn picked(hosts: &Arc<Hosts>, host: &str) -> AttemptGate {
     let host: Arc<str> = host.into();
-    let now_ms = hosts.clock.now_ms();
+    let now_ms = hosts.clock.steady_ms();
     hosts.table().reserve(&host, now_ms);
     AttemptGate::holding(hosts.clone(), Some(host))
 }
@@ -128,4 +128,44 @@ async fn nothing_is_sent_to_a_dead_host_by_redirects_either() {
     let Err(down) = gate.enter("b:80").await else { panic!("it was let in") };
     assert!(!down.is_pause());
     assert_eq!(down.retry_after, Duration::from_secs(60));
+}
+
+#[tokio::test]
+async fn a_redirect_into_a_host_without_a_free_place_does_not_hold_one_of_all_places_for_ever() {
+    let mut hosts = places(1);
+    Arc::get_mut(&mut hosts).unwrap().hold_max = Duration::from_millis(20);
+    let _holder = picked(&hosts, "b:80");
+    let gate = picked(&hosts, "a:80");
+    let in_time = tokio::time::timeout(Duration::from_secs(5), gate.enter("b:80")).await.expect("it gives up");
+    let Err(down) = in_time else { panic!("it was let in") };
+    // What its task is charged for is the origin's pause, not a failure.
+    assert!(down.is_pause() && down.retry_after >= Duration::from_secs(1));
+    assert_eq!(hosts.table().in_use("a:80"), 0);
+}
+
+#[tokio::test]
+async fn slow_redirect_targets_do_not_fill_all_places() {
+    let hosts = hosts(&Options { in_flight: 8, per_host: 1, ..Options::default() });
+    let _holder = picked(&hosts, "slow:80");
+    let mut crowd = tokio::task::JoinSet::new();
+    for n in 0..7 {
+        let gate = picked(&hosts, &format!("h{n}:80"));
+        crowd.spawn(async move { gate.enter("slow:80").await.map(drop) });
+    }
+    let mut refused = 0;
+    while let Ok(Some(ended)) = tokio::time::timeout(Duration::from_millis(100), crowd.join_next()).await {
+        assert!(ended.unwrap().unwrap_err().is_pause());
+        refused += 1;
+    }
+    assert_eq!(refused, 5, "a quarter of all places waits, the others go on with other work");
+}
+
+#[tokio::test]
+async fn a_wall_clock_that_is_set_back_does_not_make_a_pause_longer() {
+    let hosts = places(4);
+    let gate = picked(&hosts, "a:80");
+    gate.throttled("b:80", Duration::from_secs(60));
+    hosts.clock.set_back(Duration::from_secs(86_400));
+    hosts.clock.advance(Duration::from_secs(60));
+    tokio::time::timeout(Duration::from_secs(5), gate.enter("b:80")).await.expect("it is over").unwrap();
 }

@@ -15,7 +15,9 @@ use crate::worker::HostDown;
 /// Hosts remembered at once: some 40 MB. Beyond it the one is forgotten that would be soonest, unless it is in use.
 const HOSTS_MAX: usize = 100_000;
 /// An attempt that runs waits so long for a host that is paused or shut; when it would be longer, it fails and comes back then.
-const HOLD_MAX_MS: i64 = 30_000;
+pub(super) const HOLD_MAX_MS: i64 = 30_000;
+/// What is refused because too many wait comes back no sooner.
+const CROWD_PAUSE_MS: i64 = 5_000;
 
 #[derive(Debug)]
 pub(super) struct HostTable {
@@ -170,9 +172,14 @@ impl HostTable {
         });
     }
 
-    /// A request will wait here.
-    pub fn queue(&mut self, host: &Arc<str>) {
-        self.change(host, self.now_ms, |h, _| h.waiting += 1);
+    /// A request will wait here. False: too many do, and one from another host should not.
+    pub fn queue(&mut self, host: &Arc<str>) -> bool {
+        let mut may_wait = true;
+        self.change(host, self.now_ms, |h, rules| {
+            h.waiting += 1;
+            may_wait = h.waiting <= rules.waiting_max;
+        });
+        may_wait
     }
 
     pub fn unqueue(&mut self, host: &Arc<str>) {
@@ -329,6 +336,15 @@ fn held_until(until_ms: i64, down_ms: i64, now_ms: i64) -> Entry {
     } else {
         Entry::Refused(HostDown { down_for: duration(down_ms), retry_after: duration(wait_ms) })
     }
+}
+
+/// Refused like a pause: the host is well, there are only too many who want something of it.
+pub(super) fn crowded(entry: Entry, now_ms: i64) -> HostDown {
+    let wait_ms = match entry {
+        Entry::Later { at_ms } => at_ms.saturating_sub(now_ms),
+        Entry::Full | Entry::Go { .. } | Entry::Refused(_) => 0,
+    };
+    HostDown { down_for: Duration::ZERO, retry_after: duration(wait_ms.max(CROWD_PAUSE_MS)) }
 }
 
 fn micros(ms: i64) -> i64 {

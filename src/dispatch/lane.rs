@@ -126,7 +126,10 @@ pub(super) fn host_of(url: &str) -> String {
 pub(super) struct Gates<'a> {
     pub controls: &'a Controls,
     pub hosts: &'a HostTable,
+    /// Steady: of hosts, pauses, looks.
     pub now_ms: i64,
+    /// Of what is stored.
+    pub wall_ms: i64,
 }
 
 impl Gates<'_> {
@@ -248,7 +251,7 @@ mod tests {
         let mut controls = Controls::default();
         controls.paused_hosts.insert("a".to_owned());
         controls.paused_hosts.insert("b:80".to_owned());
-        let gates = Gates { controls: &controls, hosts: &hosts, now_ms: 0 };
+        let gates = Gates { controls: &controls, hosts: &hosts, now_ms: 0, wall_ms: 0 };
         assert!(gates.is_shut(&lane("a:80")) && gates.is_shut(&lane("a:443")));
         assert!(gates.is_shut(&lane("b:80")) && !gates.is_shut(&lane("b:443")));
         assert!(!gates.is_host_open("b:80") && gates.is_host_open("b:443"));

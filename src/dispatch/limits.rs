@@ -44,6 +44,8 @@ pub(super) struct Rules {
     /// Of all hosts together.
     pub rate: Rate,
     pub breaker: breaker::Rules,
+    /// Attempts that may wait at one host they came to from elsewhere: each holds one of the places of all hosts.
+    pub waiting_max: u32,
 }
 
 impl Rules {
@@ -65,6 +67,7 @@ impl Rules {
                 max_ms: millis(options.breaker_max_ms),
                 give_up_ms: millis(options.breaker_give_up_ms),
             },
+            waiting_max: (options.in_flight / 4).max(1),
         }
     }
 

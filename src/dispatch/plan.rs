@@ -1,6 +1,7 @@
 //! The dispatcher's decisions: what to read, what to start, how an attempt ends, when to look again.
 //!
-//! Pure and sync: the same events in the same order give the same actions. Must not know: the store, the worker, time.
+//! Pure and sync: the same events in the same order give the same actions. Times are steady, but for those that are stored or
+//! come from the store. Must not know: the store, the worker, time.
 
 use super::backoff::Policy;
 use super::class::Limits;
@@ -31,6 +32,9 @@ pub(super) struct Planner {
     hold_until_ms: i64,
     /// The last choice left places free.
     is_short: bool,
+    /// What the wall clock shows more than the steady one.
+    wall_ahead_ms: i64,
+    park_max_ms: i64,
 }
 
 impl Planner {
@@ -46,7 +50,14 @@ impl Planner {
             unsettled: 0,
             hold_until_ms: 0,
             is_short: false,
+            wall_ahead_ms: 0,
+            park_max_ms: millis(options.park_max_ms.max(options.park_min_ms)).max(1),
         }
+    }
+
+    /// The wall clock shows so much more than the steady one, or less: it was set, or the machine slept.
+    pub fn wall_is_ahead(&mut self, by_ms: i64) {
+        self.wall_ahead_ms = by_ms;
     }
 
     pub fn controls_changed(&mut self, controls: Controls) {
@@ -69,7 +80,7 @@ impl Planner {
     }
 
     pub fn wanted(&mut self, hosts: &HostTable, now_ms: i64) -> Reads {
-        let gates = Gates { controls: &self.controls, hosts, now_ms };
+        let gates = Gates { controls: &self.controls, hosts, now_ms, wall_ms: self.wall_ms(now_ms) };
         if self.is_short {
             self.window.make_room(&gates);
         }
@@ -77,7 +88,8 @@ impl Planner {
     }
 
     pub fn absorb(&mut self, fetched: Fetched, hosts: &HostTable, now_ms: i64) {
-        self.window.absorb(fetched, &Gates { controls: &self.controls, hosts, now_ms });
+        let wall_ms = self.wall_ms(now_ms);
+        self.window.absorb(fetched, &Gates { controls: &self.controls, hosts, now_ms, wall_ms });
     }
 
     /// The next lease call, if there is one to make. Places at hosts are reserved for its picks.
@@ -85,7 +97,8 @@ impl Planner {
         if self.leasing > 0 || now_ms < self.hold_until_ms {
             return None;
         }
-        let allowance = self.judge.parking.allowance(now_ms);
+        let wall_ms = self.wall_ms(now_ms);
+        let allowance = self.allowance(wall_ms);
         let places = self.places(allowance);
         if places == 0 && self.window.spent_waiting() == 0 {
             self.is_short = false;
@@ -94,7 +107,7 @@ impl Planner {
         let taken = self.window.take(places, &self.controls, hosts, now_ms);
         self.is_short = taken.picks.len() < places;
         if let (Allowance::One, Some(probe)) = (allowance, taken.picks.first()) {
-            self.judge.parking.probing(probe.task, now_ms);
+            self.judge.parking.probing(probe.task, wall_ms);
         }
         self.leasing = taken.picks.len();
         (!taken.picks.is_empty() || !taken.spent.is_empty()).then_some(taken)
@@ -129,7 +142,7 @@ impl Planner {
         self.window.forget(task);
     }
 
-    /// An attempt came to its end: what to write about it.
+    /// An attempt came to its end: what to write about it. `now_ms` is the wall clock's.
     pub fn ended(&mut self, attempted: &Attempted, outcome: Outcome, now_ms: i64, unit: f64) -> Settlement {
         self.running = self.running.saturating_sub(1);
         self.unsettled += 1;
@@ -150,12 +163,13 @@ impl Planner {
 
     /// When there may be something to do without anything happening before; always later than `now_ms`.
     pub fn next_look_ms(&self, hosts: &HostTable, now_ms: i64) -> Option<i64> {
-        let parked = match self.judge.parking.allowance(now_ms) {
-            Allowance::Wait(until_ms) => Some(until_ms),
+        let steady = |wall_ms: i64| wall_ms.saturating_sub(self.wall_ahead_ms);
+        let parked = match self.allowance(self.wall_ms(now_ms)) {
+            Allowance::Wait(until_ms) => Some(steady(until_ms)),
             Allowance::One | Allowance::All => None,
         };
         let times = [
-            self.window.next_due_ms(),
+            self.window.next_due_ms().map(steady),
             self.window.next_aside_ms(),
             hosts.next_open_ms(now_ms),
             parked,
@@ -178,9 +192,22 @@ impl Planner {
 
     /// How long the oldest task has waited that could start.
     pub fn lag_ms(&self, hosts: &HostTable, now_ms: i64) -> u64 {
-        let gates = Gates { controls: &self.controls, hosts, now_ms };
+        let wall_ms = self.wall_ms(now_ms);
+        let gates = Gates { controls: &self.controls, hosts, now_ms, wall_ms };
         let oldest = if self.controls.paused { None } else { self.window.oldest_ms(&gates) };
-        oldest.map_or(0, |since| u64::try_from(now_ms.saturating_sub(since)).unwrap_or(0))
+        oldest.map_or(0, |since| u64::try_from(wall_ms.saturating_sub(since)).unwrap_or(0))
+    }
+
+    fn wall_ms(&self, now_ms: i64) -> i64 {
+        now_ms.saturating_add(self.wall_ahead_ms)
+    }
+
+    /// Storage is parked by the wall clock, for tasks are stored with its times: set back, it must not be parked for longer.
+    fn allowance(&self, wall_ms: i64) -> Allowance {
+        match self.judge.parking.allowance(wall_ms) {
+            Allowance::Wait(until_ms) if until_ms.saturating_sub(wall_ms) > self.park_max_ms => Allowance::One,
+            allowance => allowance,
+        }
     }
 
     fn places(&self, allowance: Allowance) -> usize {

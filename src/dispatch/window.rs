@@ -206,10 +206,10 @@ impl Window {
         let aside: usize = self.classes.iter().map(|class| class.aside.entries()).sum();
         let is_due = match self.due.rest {
             None => true,
-            Some(next) => next.is_some_and(|next| next <= gates.now_ms),
+            Some(next) => next.is_some_and(|next| next <= gates.wall_ms),
         };
         if is_due && aside < 2 * limits.aside {
-            reads.due = Some(DueRead { from: self.due.cursor, until_ms: gates.now_ms, rows: DUE_PAGE });
+            reads.due = Some(DueRead { from: self.due.cursor, until_ms: gates.wall_ms, rows: DUE_PAGE });
         }
         reads
     }
@@ -429,7 +429,7 @@ impl Window {
         for at in order {
             let Some(class) = self.classes.get_mut(at) else { continue };
             loop {
-                match class.look(&Gates { controls, hosts, now_ms }, only_store, may_run) {
+                match class.look(&Gates { controls, hosts, now_ms, wall_ms: now_ms }, only_store, may_run) {
                     Found::Pick(order, lane, tenant) => return class.start(&lane, order, tenant),
                     Found::Shut(host) if !hosts.is_open(&host, now_ms) => hosts.watch(&host, now_ms),
                     // Switched off: a switch will tell.
