@@ -12,6 +12,13 @@ use crate::model::{FailureCode, ProxyHint};
 /// Each may take a whole connect timeout: a task should not hold its host's place for longer.
 const ROUTES_MAX: usize = 3;
 
+/// Whether a request that is tried again may have come to the origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::worker) enum Reached {
+    No,
+    Perhaps,
+}
+
 /// One attempt's way. Without a hint it is direct, and everything here is a no-op.
 pub(in crate::worker) struct Way {
     proxies: Proxies,
@@ -53,8 +60,8 @@ impl Way {
         Ok(chosen)
     }
 
-    /// A request got no answer. `Ok`: nothing reached the origin, and the next proxy can be tried.
-    pub(in crate::worker) fn failed(&mut self, error: reqwest::Error, target: &Target) -> Result<(), Failed> {
+    /// A request got no answer. `Ok`: the next proxy can be tried.
+    pub(in crate::worker) fn failed(&mut self, error: reqwest::Error, target: &Target) -> Result<Reached, Failed> {
         let Some(Route::Proxy(chosen)) = &self.route else { return Err(classify::request(error)) };
         let (text, is_connect) = (blame::text_of(&error), error.is_connect());
         let failed = classify::request(error);
@@ -62,25 +69,25 @@ impl Way {
             None => Err(failed),
             Some(heard) => {
                 self.give_up(heard, failed);
-                Ok(())
+                Ok(reached(heard))
             }
         }
     }
 
-    /// An answer came. True: it is the proxy's own, and the next one is to be tried.
-    pub(in crate::worker) fn answered(&mut self, status: u16, target: &Target) -> bool {
-        let Some(Route::Proxy(chosen)) = &self.route else { return false };
+    /// An answer came. `Some`: it is the proxy's own, and the next one is to be tried.
+    pub(in crate::worker) fn answered(&mut self, status: u16, target: &Target) -> Option<Reached> {
+        let Some(Route::Proxy(chosen)) = &self.route else { return None };
         match blame::of_answer(status, &chosen.endpoint, is_https(target)) {
             Some(Heard::Broken) => {
                 let message = format!("the proxy answered {status}");
                 self.give_up(Heard::Broken, Failed::new(FailureCode::AuthRejected, message));
-                true
+                Some(Reached::No)
             }
             Some(heard) => {
                 self.report(heard);
-                false
+                None
             }
-            None => false,
+            None => None,
         }
     }
 
@@ -144,6 +151,10 @@ impl Way {
         let failed = Failed::new(FailureCode::DownloadNoProxy, message).with("proxy", pool);
         Failed { retry_after, ..failed }
     }
+}
+
+fn reached(heard: Heard) -> Reached {
+    if heard == Heard::Doubtful { Reached::Perhaps } else { Reached::No }
 }
 
 fn is_https(target: &Target) -> bool {
