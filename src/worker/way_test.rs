@@ -93,3 +93,48 @@ async fn each_try_that_may_have_reached_a_host_counts_there() {
     get(&worker, &gate, &bench.origin.url("/x"), "broken").await.unwrap();
     assert_eq!(gate.entered(), 1, "a proxy that is not there has asked the host nothing");
 }
+
+/// Else an origin that breaks its answers off learns the address that a pool was there to hide.
+#[tokio::test]
+async fn an_origin_cannot_make_a_direct_connection_of_its_own() {
+    let bench = Bench::new().await;
+    bench.origin.on("/", Behaviour::body(10, 1));
+    let (sly, gate) = (garbage().await, Turnstile::new());
+    let (one, mixed, gone) = ([sly.endpoint()], [dead().await, sly.endpoint()], [dead().await]);
+    let worker = with_pools(&bench, &[("loose-one", &one), ("loose-mixed", &mixed), ("loose-gone", &gone)]);
+    // Often enough for each of them to be left alone.
+    for pool in ["loose-one", "loose-mixed"].into_iter().cycle().take(12) {
+        assert!(get(&worker, &gate, &bench.origin.url("/x"), pool).await.is_err(), "{pool}");
+    }
+    assert_eq!(bench.origin.hits_total(), 0);
+    assert!(sly.connections() >= 12);
+    get(&worker, &gate, &bench.origin.url("/x"), "loose-gone").await.unwrap();
+    assert_eq!(bench.origin.hits_total(), 1, "the operator's word still counts where no origin had a part");
+}
+
+/// Else one hostile http origin takes a whole pool from everybody else's downloads.
+#[tokio::test]
+async fn an_origin_cannot_shut_a_pool_out_with_407() {
+    let bench = Bench::new().await;
+    let forged = Behaviour::status(407).header("Proxy-Authenticate", "Basic realm=\"proxy\"");
+    bench.origin.on("/sly", forged);
+    bench.origin.on("/well", Behaviour::body(10, 1));
+    let (one, two, gate) = (Proxy::http().await, Proxy::http().await, Turnstile::new());
+    let strict = Proxy::http().await;
+    let pools = [("eu", &[one.endpoint(), two.endpoint()][..]), ("strict", &[strict.endpoint()])];
+    let worker = with_pools(&bench, &pools);
+    for _ in 0..6 {
+        let code = get(&worker, &gate, &bench.origin.url("/sly"), "eu").await.unwrap_err();
+        assert_eq!(code, FailureCode::DownloadNoProxy);
+    }
+    assert_eq!((one.asked().len(), two.asked().len()), (6, 6), "each was tried: it may be the proxy's own word");
+    get(&worker, &gate, &bench.origin.url("/well"), "eu").await.unwrap();
+
+    // A tunnel that is refused so is refused by the proxy.
+    strict.set(Mood::Says(407));
+    for _ in 0..4 {
+        let url = format!("https://{}/", bench.origin.host());
+        assert_eq!(get(&worker, &gate, &url, "strict").await, Err(FailureCode::DownloadNoProxy));
+    }
+    assert_eq!(strict.connections(), 3, "it is left alone");
+}
