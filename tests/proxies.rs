@@ -278,11 +278,10 @@ async fn an_https_origin_is_reached_by_a_tunnel_and_a_false_one_is_not_believed(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_direct_connection_needs_an_operators_word() {
-    let (origin, bad) = (origin().await, Proxy::http().await);
-    bad.set(Mood::Refuses);
+    let (origin, gone) = (origin().await, Proxy::http().await.endpoint());
     let host = Host::start(|config| {
-        set(config, "strict", &[bad.endpoint()], &[]);
-        set(config, "loose", &[bad.endpoint()], &[]);
+        set(config, "strict", &[gone.clone()], &[]);
+        set(config, "loose", &[gone], &[]);
         config.proxies.pools.get_mut("loose").unwrap().allow_direct = true;
         config.dispatch.attempts_max = 1;
     })

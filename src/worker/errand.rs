@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{HeaderMap, header};
 
 use super::classify::{self, Answer, Failed};
-use super::proxy::{Chosen, ProxyResolver, Way};
+use super::proxy::{Chosen, ProxyResolver, Reached, Way};
 use super::range::{self, Resume};
 use super::target::{BadHop, Target};
 use super::{HostGate, Permit, Validators, Worker, client, headers, resolve};
@@ -179,45 +179,61 @@ impl<'a> Errand<'a> {
             let refused = |what| blocked(format!("{address} is not a public address: {what}"));
             worker.guard.check(address).map_err(refused)?;
         }
-        let permit = self.gate.enter(&host).await.map_err(|down| {
-            let failed = if down.is_pause() {
-                Failed::new(FailureCode::DownloadThrottled, "the host asked for a pause")
-            } else {
-                Failed::new(FailureCode::DownloadHostDown, down.to_string())
-            };
-            Failed { retry_after: Some(down.retry_after), ..failed }
-        })?;
+        let mut permit = Some(self.enter(&host).await?);
         let options = &worker.options;
         let limit = Duration::from_millis(options.connect_timeout_ms.saturating_add(options.idle_timeout_ms));
         // Ends with the proxies: each is tried once, and without one there is one try.
         loop {
             let proxy = self.way.next()?;
+            let held = match permit.take() {
+                Some(permit) => permit,
+                None => self.enter(&host).await?,
+            };
             self.is_direct = proxy.is_none();
             let client = match proxy {
                 Some(proxy) => self.client_through(&proxy, target).await?,
                 None => worker.client.clone(),
             };
             let sent = client.get(target.url().clone()).headers(headers.clone()).send();
-            let failed = match tokio::time::timeout(limit, sent).await {
-                Ok(Ok(response)) if self.way.answered(response.status().as_u16(), target) => continue,
-                Ok(Ok(response)) => {
-                    return Ok(Landed { response, target: target.clone(), redirects: 0, _permit: permit });
-                }
-                Ok(Err(error)) => match self.way.failed(error, target) {
-                    Ok(()) => continue,
-                    Err(failed) => failed,
+            let given_up = match tokio::time::timeout(limit, sent).await {
+                Ok(Ok(response)) => match self.way.answered(response.status().as_u16(), target) {
+                    Some(seen) => Ok(seen),
+                    None => return Ok(Landed { response, target: target.clone(), redirects: 0, _permit: held }),
                 },
+                Ok(Err(error)) => self.way.failed(error, target),
                 Err(_) => {
                     self.way.broke();
                     let message = format!("no answer within {} ms", limit.as_millis());
-                    Failed::new(FailureCode::DownloadTimeout, message)
+                    Err(Failed::new(FailureCode::DownloadTimeout, message))
                 }
+            };
+            let failed = match given_up {
+                // The host may have seen it, so the next try is one more request to it. The place is given back first: where
+                // one is all there is, the next would wait for this one.
+                Ok(Reached::Perhaps) => continue,
+                Ok(Reached::No) => {
+                    permit = Some(held);
+                    continue;
+                }
+                Err(failed) => failed,
             };
             if classify::is_the_hosts(failed.failure.code) {
                 self.heard(&host, false);
             }
             return Err(failed);
         }
+    }
+
+    /// One request to the host, when it is its turn.
+    async fn enter(&self, host: &str) -> Result<Permit, Failed> {
+        self.gate.enter(host).await.map_err(|down| {
+            let failed = if down.is_pause() {
+                Failed::new(FailureCode::DownloadThrottled, "the host asked for a pause")
+            } else {
+                Failed::new(FailureCode::DownloadHostDown, down.to_string())
+            };
+            Failed { retry_after: Some(down.retry_after), ..failed }
+        })
     }
 
     /// The proxy resolves the name; what can be seen from here must be no inner address either.

@@ -37,6 +37,8 @@ mod hostile_test;
 mod tests;
 #[cfg(test)]
 mod trap_test;
+#[cfg(test)]
+mod way_test;
 
 pub use guard::Guard;
 pub use target::host_port;

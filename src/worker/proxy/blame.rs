@@ -58,10 +58,15 @@ fn of_text(text: &str, is_connect: bool, is_forwarded: bool, is_https: bool) -> 
     }
 }
 
-/// An answer. None: it tells nothing yet, because the body is still to come.
+/// An answer that may be the proxy's own refusal to serve us. An origin behind it can forge every header of one, so it is never
+/// held against the proxy alone; a refusal to open a tunnel is an error, and nobody else's.
+pub(super) fn may_refuse(status: u16, endpoint: &Endpoint, is_https: bool) -> bool {
+    status == 407 && endpoint.forwards() && !is_https
+}
+
+/// Any other answer. None: it tells nothing yet, because the body is still to come.
 pub(super) fn of_answer(status: u16, endpoint: &Endpoint, is_https: bool) -> Option<Heard> {
     match status {
-        407 if endpoint.forwards() && !is_https => Some(Heard::Broken),
         // A proxy that cannot reach an origin says the same as an origin whose own backend is down.
         502..=504 if endpoint.forwards() && !is_https => Some(Heard::Doubtful),
         200..=299 => None,
@@ -103,7 +108,8 @@ mod tests {
     #[test]
     fn an_origins_answer_through_a_tunnel_is_the_origins() {
         let (http, socks) = (Endpoint::parse("http://p").unwrap(), Endpoint::parse("socks5h://p").unwrap());
-        assert_eq!(of_answer(407, &http, false), Some(Heard::Broken));
+        assert!(may_refuse(407, &http, false) && !may_refuse(407, &http, true) && !may_refuse(407, &socks, false));
+        assert!(!may_refuse(403, &http, false));
         assert_eq!(of_answer(502, &http, false), Some(Heard::Doubtful));
         for (status, endpoint, is_https) in
             [(407, &http, true), (502, &http, true), (407, &socks, false), (404, &http, false)]

@@ -27,4 +27,4 @@ pub use pools::Proxies;
 pub(super) use clients::Clients;
 pub(super) use pools::Chosen;
 pub(super) use resolver::ProxyResolver;
-pub(super) use way::Way;
+pub(super) use way::{Reached, Way};

@@ -12,6 +12,13 @@ use crate::model::{FailureCode, ProxyHint};
 /// Each may take a whole connect timeout: a task should not hold its host's place for longer.
 const ROUTES_MAX: usize = 3;
 
+/// Whether a request that is tried again may have come to the origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::worker) enum Reached {
+    No,
+    Perhaps,
+}
+
 /// One attempt's way. Without a hint it is direct, and everything here is a no-op.
 pub(in crate::worker) struct Way {
     proxies: Proxies,
@@ -24,11 +31,22 @@ pub(in crate::worker) struct Way {
     last: Option<Failed>,
     /// All that were given up may be well, and the origin dead.
     in_doubt: bool,
+    /// One of them was, at least.
+    any_doubt: bool,
 }
 
 impl Way {
     pub(in crate::worker) fn new(proxies: Proxies, hint: Option<&ProxyHint>, clock: Clock) -> Self {
-        Self { proxies, hint: hint.cloned(), clock, route: None, tried: Vec::new(), last: None, in_doubt: true }
+        Self {
+            proxies,
+            hint: hint.cloned(),
+            clock,
+            route: None,
+            tried: Vec::new(),
+            last: None,
+            in_doubt: true,
+            any_doubt: false,
+        }
     }
 
     /// What the next request goes through; None: directly, because no proxy is demanded or an operator allows it.
@@ -41,6 +59,8 @@ impl Way {
             Some(route) => route,
             None if self.tried.len() >= ROUTES_MAX => return Err(self.none_left(None)),
             None => match self.proxies.route(hint, &self.tried, self.clock.now_ms()) {
+                // An origin can make any proxy look like that, and would learn our own address.
+                Ok(Route::Direct) if self.any_doubt => return Err(self.none_left(None)),
                 Ok(route) => route,
                 Err(none) => return Err(self.none_left(Some(none))),
             },
@@ -53,8 +73,8 @@ impl Way {
         Ok(chosen)
     }
 
-    /// A request got no answer. `Ok`: nothing reached the origin, and the next proxy can be tried.
-    pub(in crate::worker) fn failed(&mut self, error: reqwest::Error, target: &Target) -> Result<(), Failed> {
+    /// A request got no answer. `Ok`: the next proxy can be tried.
+    pub(in crate::worker) fn failed(&mut self, error: reqwest::Error, target: &Target) -> Result<Reached, Failed> {
         let Some(Route::Proxy(chosen)) = &self.route else { return Err(classify::request(error)) };
         let (text, is_connect) = (blame::text_of(&error), error.is_connect());
         let failed = classify::request(error);
@@ -62,26 +82,24 @@ impl Way {
             None => Err(failed),
             Some(heard) => {
                 self.give_up(heard, failed);
-                Ok(())
+                Ok(reached(heard))
             }
         }
     }
 
-    /// An answer came. True: it is the proxy's own, and the next one is to be tried.
-    pub(in crate::worker) fn answered(&mut self, status: u16, target: &Target) -> bool {
-        let Some(Route::Proxy(chosen)) = &self.route else { return false };
-        match blame::of_answer(status, &chosen.endpoint, is_https(target)) {
-            Some(Heard::Broken) => {
-                let message = format!("the proxy answered {status}");
-                self.give_up(Heard::Broken, Failed::new(FailureCode::AuthRejected, message));
-                true
-            }
-            Some(heard) => {
-                self.report(heard);
-                false
-            }
-            None => false,
+    /// An answer came. `Some`: it may be the proxy's own, and the next one is to be tried.
+    pub(in crate::worker) fn answered(&mut self, status: u16, target: &Target) -> Option<Reached> {
+        let Some(Route::Proxy(chosen)) = &self.route else { return None };
+        if blame::may_refuse(status, &chosen.endpoint, is_https(target)) {
+            // Not the origin's word on the resource as long as it may be the proxy's on us.
+            let message = format!("the proxy, or the origin behind it, answered {status}");
+            self.give_up(Heard::Doubtful, Failed::new(FailureCode::DownloadNoProxy, message));
+            return Some(Reached::Perhaps);
         }
+        if let Some(heard) = blame::of_answer(status, &chosen.endpoint, is_https(target)) {
+            self.report(heard);
+        }
+        None
     }
 
     /// The whole body came.
@@ -121,6 +139,7 @@ impl Way {
     fn give_up(&mut self, heard: Heard, failed: Failed) {
         self.report(heard);
         self.in_doubt &= heard == Heard::Doubtful;
+        self.any_doubt |= heard == Heard::Doubtful;
         if let Some(Route::Proxy(chosen)) = self.route.take() {
             self.last = Some(failed.with("proxy", shown(&chosen)));
             self.tried.push(chosen.id);
@@ -144,6 +163,10 @@ impl Way {
         let failed = Failed::new(FailureCode::DownloadNoProxy, message).with("proxy", pool);
         Failed { retry_after, ..failed }
     }
+}
+
+fn reached(heard: Heard) -> Reached {
+    if heard == Heard::Doubtful { Reached::Perhaps } else { Reached::No }
 }
 
 fn is_https(target: &Target) -> bool {
