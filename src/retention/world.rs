@@ -61,18 +61,30 @@ pub struct Live {
 }
 
 impl Live {
-    /// A bucket may be shared, also with another FetchBox: an upload is ours when its key names a job that we have.
+    /// A bucket may be shared, also with another FetchBox: an upload is ours when its key is one we make for a job that we have.
+    /// A job's id somewhere in a key is no proof: a backup of our objects has it too.
     fn is_ours(&self, key: &str) -> Result<bool, Refusal> {
-        for segment in key.split('/') {
-            let job = segment.parse().ok().or_else(|| TaskRef::of_stage(segment).map(|(task, _)| task.job));
-            if let Some(job) = job
-                && self.reader.job(job)?.is_some()
-            {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        let Some((job_type, id)) = self.objects.below_prefix(key).and_then(job_of) else { return Ok(false) };
+        let job = self.reader.job(id)?;
+        Ok(job.is_some_and(|job| job_type.is_none_or(|name| name == job.job_type.as_str())))
     }
+}
+
+/// The job, and its type where that is told, of a key in our own layout.
+fn job_of(key: &str) -> Option<(Option<&str>, JobId)> {
+    let mut segments = key.split('/');
+    if let (Some("resources" | "manifests"), Some(job_type), Some(job), Some(_)) =
+        (segments.next(), segments.next(), segments.next(), segments.next())
+        && let Ok(job) = job.parse()
+    {
+        return Some((Some(job_type), job));
+    }
+    let mut from_end = key.rsplit('/');
+    let (stage, folder) = (from_end.next()?, from_end.next()?);
+    if folder != ".incoming" {
+        return None;
+    }
+    TaskRef::of_stage(stage).map(|(task, _)| (None, task.job))
 }
 
 impl World for Live {
@@ -177,5 +189,36 @@ fn code_of(kind: ErrorKind) -> RefusalCode {
         ErrorKind::Unavailable | ErrorKind::Failed | ErrorKind::Denied | ErrorKind::Full => RefusalCode::Unavailable,
         // The same deletion would be refused again.
         ErrorKind::Rejected => RefusalCode::IllegalState,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Else the sweep aborts the upload of whoever copies our objects somewhere else.
+    #[test]
+    fn a_key_is_ours_by_its_layout_and_not_by_an_id_in_it() {
+        let job = JobId::first_at_ms(9);
+        let stage = TaskRef { job, index: TaskIndex(7) }.stage(12);
+        for area in ["resources", "manifests"] {
+            assert_eq!(job_of(&format!("{area}/news/{job}/a/b")), Some((Some("news"), job)));
+        }
+        for folder in ["", "a/", "resources/x/y/"] {
+            assert_eq!(job_of(&format!("{folder}.incoming/{stage}")), Some((None, job)), "{folder}");
+        }
+        for other in [
+            format!("backup/resources/news/{job}/a"),
+            format!("{job}/a"),
+            format!("resources/{job}/a/b"),
+            format!("resources/news/{job}"),
+            format!("resources/news/x/{job}"),
+            format!("old/{stage}"),
+            format!(".incoming/{stage}/x"),
+            format!(".incoming/{job}"),
+            stage,
+        ] {
+            assert_eq!(job_of(&other), None, "{other}");
+        }
     }
 }
