@@ -216,7 +216,7 @@ mod tests {
             format!("old/{stage}"),
             format!(".incoming/{stage}/x"),
             format!(".incoming/{job}"),
-            stage.clone(),
+            stage,
         ] {
             assert_eq!(job_of(&other), None, "{other}");
         }
