@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::lane::{Aside, Candidate, Gates, Lane, Order, Site};
+use super::lane::{Aside, Candidate, Gates, Lane, Order, Site, Skipped};
 use super::shares::Shares;
 use crate::model::{JobId, Priority};
 use crate::store::{QueueKey, TenantKey};
@@ -22,7 +22,14 @@ pub(super) struct Limits {
     pub per_host: usize,
     /// Lane entries of rows put aside, of all classes: some 300 bytes each.
     pub aside: usize,
+    /// Of these, what each tenant may have however many tenants there are.
+    pub aside_min: usize,
 }
+
+/// Rows passed over are looked after no more often than this: reading them again may mean reading the whole queue.
+const SKIPPED_LOOK_MS: i64 = 1_000;
+/// And so often when it is not sure that anything of them can start.
+const SKIPPED_LATE_MS: i64 = 15_000;
 
 /// More lanes than these put aside are looked through only so often: one look at ten thousand costs a millisecond.
 const LANES_FREELY: usize = 256;
@@ -39,7 +46,11 @@ pub(super) struct Class {
     bytes: usize,
     pub aside: Aside,
     /// Not before this are many lanes put aside looked through again.
-    pub look_again_ms: i64,
+    look_again_ms: i64,
+    /// What could not be put aside any more: ready rows of each tenant by sequence, due ones by time.
+    skipped: HashMap<TenantKey, Skipped<u64>>,
+    skipped_due: Option<Skipped<i64>>,
+    skipped_look_ms: i64,
     /// Picks that went to a higher class while this one held something.
     pub passed: u32,
 }
@@ -95,6 +106,9 @@ impl Class {
             bytes: 0,
             aside: Aside::default(),
             look_again_ms: 0,
+            skipped: HashMap::new(),
+            skipped_due: None,
+            skipped_look_ms: 0,
             passed: 0,
         }
     }
@@ -341,6 +355,81 @@ impl Class {
         back
     }
 
+    /// A row's part for the lane cannot be held now. What is remembered of such rows is bounded: beyond that, only from where
+    /// they are to be read again, so that reading goes on to what can start.
+    pub fn put_aside(&mut self, job: JobId, key: QueueKey, lane: &Arc<Lane>, limits: &Limits, among: Among) {
+        let is_full = self.aside.entries_of(lane.tenant) >= aside_share(limits, among.tenants)
+            || self.aside.entries() >= (limits.aside / 2).max(limits.aside_min);
+        if !is_full {
+            self.aside.add(job, key, lane);
+        } else if !self.aside.contains(key, lane) {
+            let since_ms = among.now_ms;
+            match key {
+                QueueKey::Ready { tenant, seq, .. } => {
+                    self.skipped.entry(tenant).or_insert_with(|| Skipped::new(seq, since_ms)).add(seq, lane);
+                }
+                QueueKey::Due { at_ms, .. } => {
+                    self.skipped_due.get_or_insert_with(|| Skipped::new(at_ms, since_ms)).add(at_ms, lane);
+                }
+            }
+        }
+    }
+
+    /// From where rows passed over are to be read again, now that some may start. `is_read`: reading for the tenant has come to
+    /// the end of its rows; None: of those that are due.
+    pub fn back(
+        &mut self,
+        limits: &Limits,
+        tenants: usize,
+        gates: &Gates<'_>,
+        is_read: impl Fn(Option<TenantKey>) -> bool,
+    ) -> (Vec<(TenantKey, u64)>, Option<i64>) {
+        if self.skips_nothing() || gates.now_ms < self.skipped_look_ms {
+            return (Vec::new(), None);
+        }
+        self.skipped_look_ms = gates.now_ms.saturating_add(SKIPPED_LOOK_MS);
+        let could_go = |lane: &Lane| {
+            self.wants_more_of(lane.tenant, limits, tenants)
+                && self.runs_low(lane, limits)
+                && !gates.is_shut(lane)
+                && self.room_for(lane, limits, tenants).is_some()
+        };
+        // Going back before the end was reached for every lane that opens would never let reading get there.
+        let is_time = |lanes: &BTreeSet<Arc<Lane>>, is_cut: bool, since_ms: i64, is_read: bool| {
+            let is_late = gates.now_ms.saturating_sub(since_ms) >= SKIPPED_LATE_MS;
+            let is_wanted = |lane: &Arc<Lane>| (is_late || (is_read && !self.aside.has(lane))) && could_go(lane);
+            (is_late && is_read && is_cut) || lanes.iter().any(is_wanted)
+        };
+        let half = aside_share(limits, tenants).div_ceil(2);
+        let has_room = self.aside.entries() < limits.aside / 4;
+        let ready = self.skipped.iter().filter(|(tenant, skipped)| {
+            (has_room && self.aside.entries_of(**tenant) < half)
+                || is_time(&skipped.lanes, skipped.is_cut, skipped.since_ms, is_read(Some(**tenant)))
+        });
+        let ready: Vec<_> = ready.map(|(tenant, skipped)| (*tenant, skipped.first)).collect();
+        let due = self.skipped_due.as_ref();
+        let due = due.filter(|skipped| is_time(&skipped.lanes, skipped.is_cut, skipped.since_ms, is_read(None)));
+        let due = due.map(|skipped| skipped.first);
+        for (tenant, _) in &ready {
+            self.skipped.remove(tenant);
+        }
+        if due.is_some() {
+            self.skipped_due = None;
+        }
+        (ready, due)
+    }
+
+    fn skips_nothing(&self) -> bool {
+        self.skipped.is_empty() && self.skipped_due.is_none()
+    }
+
+    /// When what was put aside or passed over is looked through again.
+    pub fn next_look_ms(&self) -> Option<i64> {
+        let aside = Some(self.look_again_ms).filter(|at| *at > 0);
+        let skipped = (!self.skips_nothing()).then_some(self.skipped_look_ms);
+        aside.into_iter().chain(skipped).min()
+    }
+
     fn runs_low(&self, lane: &Lane, limits: &Limits) -> bool {
         let is_low = lane.own.is_none_or(|(job, most)| self.held_of(job) <= job_share(most, limits) / 2);
         let site = self.sites.get(&lane.host).filter(|_| lane.host.is_some());
@@ -366,6 +455,18 @@ impl Class {
     fn lanes(&self) -> impl Iterator<Item = (&Arc<Lane>, &BTreeMap<Order, Candidate>)> {
         self.sites.values().flat_map(|site| site.tenants.values()).flat_map(|queue| queue.lanes.iter())
     }
+}
+
+/// Among how many tenants, and when, something is put aside.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Among {
+    pub tenants: usize,
+    pub now_ms: i64,
+}
+
+/// Lane entries of rows put aside that a tenant may have.
+fn aside_share(limits: &Limits, tenants: usize) -> usize {
+    (limits.aside / (2 * tenants.max(1))).max(limits.aside_min)
 }
 
 /// What is held of a job that limits its own attempts: enough that none has to wait for a read, and so little that many such

@@ -102,6 +102,11 @@ impl Cursors {
         }
     }
 
+    /// All that is known of the tenant was read.
+    pub fn is_read(&self, tenant: TenantKey) -> bool {
+        !self.unread.contains_key(&tenant)
+    }
+
     /// How many have unread rows.
     pub fn tenants(&self) -> usize {
         self.unread.len()

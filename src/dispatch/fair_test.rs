@@ -263,3 +263,47 @@ fn storage_parked_is_asked_again_in_time_when_the_wall_clock_is_set_back() {
     world.turn();
     assert_eq!(world.running.len(), 1, "a probe");
 }
+
+#[test]
+fn more_work_of_a_paused_host_than_can_be_put_aside_does_not_stop_its_tenants_other_work() {
+    let mut world = World::new(options(8, 2, 19), false);
+    world.control(&ControlChange::PauseHost("a:80".to_owned()));
+    (0..200).for_each(|_| submit(&mut world, 0, 0, 11, 1));
+    world.queue.submit(Priority::Normal, &[1, 2, 3], "x", 0);
+    world.tell();
+    for _ in 0..400 {
+        world.turn();
+        while !world.running.is_empty() {
+            world.end(0, 7);
+        }
+        world.now += 100;
+    }
+    let last = world.queue.jobs.last().unwrap().job;
+    let mut left = world.queue.states.range(TaskRef { job: last, index: TaskIndex(0) }..);
+    assert!(left.all(|(_, state)| *state == State::Done), "it waits behind a host it does not use");
+    world.finish();
+}
+
+#[test]
+fn more_retries_of_a_paused_host_than_can_be_put_aside_do_not_stop_the_others() {
+    let mut world = World::new(options(8, 2, 19), false);
+    world.control(&ControlChange::PauseHost("a:80".to_owned()));
+    (0..50).for_each(|_| submit(&mut world, 0, 0, 11, 1));
+    world.queue.submit_for(1, 0, Priority::Normal, &[1, 2, 3], "x", 0);
+    world.tell();
+    for (at, state) in (1..).zip(world.queue.states.values_mut()) {
+        *state = State::Due(at);
+    }
+    world.now += 1_000;
+    for _ in 0..100 {
+        world.turn();
+        while !world.running.is_empty() {
+            world.end(0, 7);
+        }
+        world.now += 100;
+    }
+    let last = world.queue.jobs.last().unwrap().job;
+    let mut left = world.queue.states.range(TaskRef { job: last, index: TaskIndex(0) }..);
+    assert!(left.all(|(_, state)| *state == State::Done), "its retries wait behind a host they do not use");
+    world.finish();
+}

@@ -198,6 +198,14 @@ impl Aside {
         }
     }
 
+    pub fn contains(&self, key: QueueKey, lane: &Arc<Lane>) -> bool {
+        self.rows.get(&key).is_some_and(|(_, lanes)| lanes.contains(lane))
+    }
+
+    pub fn has(&self, lane: &Arc<Lane>) -> bool {
+        self.lanes.contains_key(lane)
+    }
+
     pub fn entries(&self) -> usize {
         self.entries
     }
@@ -231,6 +239,34 @@ impl Aside {
             }
         }
         keys.into_iter().map(|(_, key)| key).collect()
+    }
+}
+
+/// Lanes of rows passed over that are told apart.
+const SKIPPED_LANES_MAX: usize = 64;
+
+/// Rows passed over without being remembered one by one, because too many are put aside: from where on they are read again.
+#[derive(Debug)]
+pub(super) struct Skipped<P> {
+    pub first: P,
+    pub since_ms: i64,
+    pub lanes: BTreeSet<Arc<Lane>>,
+    /// There are more lanes than these.
+    pub is_cut: bool,
+}
+
+impl<P: Ord + Copy> Skipped<P> {
+    pub fn new(first: P, since_ms: i64) -> Self {
+        Self { first, since_ms, lanes: BTreeSet::new(), is_cut: false }
+    }
+
+    pub fn add(&mut self, at: P, lane: &Arc<Lane>) {
+        self.first = self.first.min(at);
+        if self.lanes.len() < SKIPPED_LANES_MAX {
+            self.lanes.insert(lane.clone());
+        } else if !self.lanes.contains(lane) {
+            self.is_cut = true;
+        }
     }
 }
 

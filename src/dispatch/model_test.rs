@@ -104,7 +104,7 @@ pub(super) struct World {
 
 impl World {
     pub fn new(options: Options, checks_order: bool) -> Self {
-        let planner = Planner::new(&options, Controls::default());
+        let planner = planner(&options, Controls::default());
         let hosts = HostTable::new(Rules::new(&options));
         Self {
             options,
@@ -355,7 +355,7 @@ impl World {
                 self.check_rate();
                 self.sent.clear();
                 self.queue.void(self.now);
-                self.planner = Planner::new(&self.options, self.controls.clone());
+                self.planner = planner(&self.options, self.controls.clone());
                 self.hosts = HostTable::new(Rules::new(&self.options));
             }
         }
@@ -411,6 +411,12 @@ impl World {
         assert!(self.queue.rows.is_empty(), "rows stay behind: {:?}", self.queue.rows);
         assert_eq!(self.planner.held(), 0);
     }
+}
+
+/// A small window goes with so little put aside that the bound is met.
+fn planner(options: &Options, controls: Controls) -> Planner {
+    let planner = Planner::new(options, controls);
+    if options.window_tasks < 20 { planner.bound_aside(options.window_tasks as usize) } else { planner }
 }
 
 pub(super) fn lane_of(plan: &Plan, task: TaskRef) -> Lane {

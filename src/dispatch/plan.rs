@@ -222,6 +222,13 @@ impl Planner {
         }
     }
 
+    /// Puts so little aside that tests come to the bound.
+    #[cfg(test)]
+    pub fn bound_aside(mut self, aside: usize) -> Self {
+        self.window.bound_aside(aside);
+        self
+    }
+
     #[cfg(test)]
     pub fn held(&self) -> usize {
         self.window.held()
@@ -250,8 +257,11 @@ fn limits(options: &Options) -> Limits {
         bytes: usize::try_from(options.window_bytes / 3).unwrap_or(usize::MAX).max(1),
         per_host: (tasks / (2 * full_hosts)).max(1),
         aside: ASIDE_MAX,
+        aside_min: ASIDE_MIN,
     }
 }
 
 /// About 30 MB of keys.
 const ASIDE_MAX: usize = 100_000;
+/// Of these, what each tenant may have however many tenants there are.
+const ASIDE_MIN: usize = 16;

@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::class::{Class, Found, Limits};
+use super::class::{Among, Class, Found, Limits};
 use super::cursors::Cursors;
 use super::hosts::HostTable;
 use super::lane::{Candidate, Gates, Lane, Order, Row, Site};
@@ -26,8 +26,6 @@ const READY_PAGE: usize = 128;
 const READY_TENANTS: usize = 4;
 const DUE_PAGE: usize = 64;
 const RETURN_PAGE: usize = 16;
-/// Lane entries of rows put aside that each tenant may have, however many tenants there are.
-const ASIDE_MIN: usize = 16;
 
 /// What is to be read next.
 #[derive(Debug, Default)]
@@ -171,7 +169,7 @@ impl Window {
 
     /// When rows put aside are looked through again, if there are many.
     pub fn next_aside_ms(&self) -> Option<i64> {
-        self.classes.iter().map(|class| class.look_again_ms).filter(|at| *at > 0).min()
+        self.classes.iter().filter_map(Class::next_look_ms).min()
     }
 
     /// When a task becomes due that was not when it was last looked.
@@ -182,11 +180,16 @@ impl Window {
     /// What to read now; empty when nothing would fit or nothing is there.
     pub fn wanted(&mut self, gates: &Gates<'_>) -> Reads {
         let mut reads = Reads::default();
-        let limits = self.limits;
+        let (limits, is_due_read) = (self.limits, self.due.rest.is_some());
+        let mut due_back = None;
         for (class, cursors) in self.classes.iter_mut().zip(&mut self.cursors) {
             let priority = class.priority;
             // One more than are here: there is always room for somebody who comes.
             let tenants = cursors.tenants().max(class.shares.count()).max(class.aside.tenants()) + 1;
+            let is_read = |tenant: Option<TenantKey>| tenant.map_or(is_due_read, |tenant| cursors.is_read(tenant));
+            let (back, due) = class.back(&limits, tenants, gates, is_read);
+            back.into_iter().for_each(|(tenant, first)| cursors.note(tenant, first));
+            due_back = due_back.into_iter().chain(due).min();
             reads.tenants.extend(cursors.search().map(|from| (priority, from)));
             let back = class.returning(RETURN_PAGE, &limits, tenants, gates);
             reads.again.extend(back.into_iter().map(|key| (priority, key)));
@@ -194,21 +197,18 @@ impl Window {
             if !is_roomy && !class.is_uneven() {
                 continue;
             }
-            let aside_max = (limits.aside / (2 * tenants)).max(ASIDE_MIN);
-            let next = cursors.next(READY_TENANTS, |tenant| {
-                class.aside.entries_of(tenant) < aside_max && class.wants_more_of(tenant, &limits, tenants)
-            });
+            let next = cursors.next(READY_TENANTS, |tenant| class.wants_more_of(tenant, &limits, tenants));
             let room = if is_roomy { limits.tasks.saturating_sub(class.held()).min(READY_PAGE) } else { READY_TENANTS };
             let tasks = (room / next.len().max(1)).max(1);
             let read = |(tenant, after)| ReadyRead { priority, tenant, after, tasks };
             reads.ready.extend(next.into_iter().map(read));
         }
-        let aside: usize = self.classes.iter().map(|class| class.aside.entries()).sum();
+        due_back.into_iter().for_each(|at_ms| self.pull_back(at_ms));
         let is_due = match self.due.rest {
             None => true,
             Some(next) => next.is_some_and(|next| next <= gates.wall_ms),
         };
-        if is_due && aside < 2 * limits.aside {
+        if is_due {
             reads.due = Some(DueRead { from: self.due.cursor, until_ms: gates.wall_ms, rows: DUE_PAGE });
         }
         reads
@@ -309,7 +309,7 @@ impl Window {
             }
             let priority = class.priority;
             for (lane, order) in class.shut(gates) {
-                made |= self.set_aside(priority, &lane, order);
+                made |= self.set_aside(priority, &lane, order, gates.now_ms);
             }
         }
         made
@@ -341,10 +341,10 @@ impl Window {
             if self.is_held_from(task, row.key) {
                 continue;
             }
-            if !gates.is_shut(&candidate.lane) && self.make_place(priority, &candidate.lane) {
+            if !gates.is_shut(&candidate.lane) && self.make_place(priority, &candidate.lane, gates.now_ms) {
                 self.hold(candidate, false);
             } else {
-                self.class(priority).aside.add(task.job, row.key, &candidate.lane);
+                self.put_aside(priority, task.job, row.key, &candidate.lane, gates.now_ms);
                 whole = false;
             }
         }
@@ -358,20 +358,29 @@ impl Window {
     }
 
     /// True: one more of the lane may be held. Somebody's youngest may have had to go for it.
-    fn make_place(&mut self, priority: Priority, lane: &Lane) -> bool {
-        let (limits, readers) = (self.limits, self.cursors(priority).tenants());
-        let class = self.class(priority);
-        let tenants = readers.max(class.shares.count()).max(class.aside.tenants()) + 1;
-        match class.room_for(lane, &limits, tenants) {
+    fn make_place(&mut self, priority: Priority, lane: &Lane, now_ms: i64) -> bool {
+        let (limits, tenants) = (self.limits, self.tenants(priority));
+        match self.class(priority).room_for(lane, &limits, tenants) {
             None => false,
             Some(None) => true,
-            Some(Some((order, lane))) => self.set_aside(priority, &lane, order),
+            Some(Some((order, lane))) => self.set_aside(priority, &lane, order, now_ms),
         }
     }
 
-    fn set_aside(&mut self, priority: Priority, lane: &Arc<Lane>, order: Order) -> bool {
+    fn tenants(&mut self, priority: Priority) -> usize {
+        let readers = self.cursors(priority).tenants();
+        let class = self.class(priority);
+        readers.max(class.shares.count()).max(class.aside.tenants()) + 1
+    }
+
+    fn put_aside(&mut self, priority: Priority, job: JobId, key: QueueKey, lane: &Arc<Lane>, now_ms: i64) {
+        let (limits, among) = (self.limits, Among { tenants: self.tenants(priority), now_ms });
+        self.class(priority).put_aside(job, key, lane, &limits, among);
+    }
+
+    fn set_aside(&mut self, priority: Priority, lane: &Arc<Lane>, order: Order, now_ms: i64) -> bool {
         let Some(candidate) = self.remove(priority, lane, order) else { return false };
-        self.class(priority).aside.add(candidate.task.job, candidate.from, lane);
+        self.put_aside(priority, candidate.task.job, candidate.from, lane, now_ms);
         if let Some(row) = self.rows.get_mut(&candidate.from) {
             row.whole = false;
         }
@@ -477,6 +486,11 @@ impl Window {
             Priority::Normal => normal,
             Priority::Low => low,
         }
+    }
+
+    #[cfg(test)]
+    pub fn bound_aside(&mut self, aside: usize) {
+        (self.limits.aside, self.limits.aside_min) = (aside, 1);
     }
 
     #[cfg(test)]
