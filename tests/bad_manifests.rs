@@ -82,6 +82,8 @@ fn wrong_at() -> Vec<(&'static str, Value)> {
         ("resources[0].headers[0]", headers("X-A\r\nHost", "evil")),
         ("resources[0].headers[0]", headers("bad name", "v")),
         ("resources[0].headers[0]", headers("", "v")),
+        ("resources[0].headers[0]", headers("If-None-Match", "\"v1\"")),
+        ("resources[0].headers[0]", headers("Transfer-Encoding", "chunked")),
         ("resources[0].headers[0]", headers("X-A", &"v".repeat(1_024))),
         ("resources[0].checksum", one(fine().with("checksum", "md5:00"))),
         ("resources[0].checksum", one(fine().with("checksum", "sha256:12"))),

@@ -93,31 +93,39 @@ pub fn header_name_fault(name: &str) -> Fault {
     if !is_token(name) {
         return Some("is not an HTTP token");
     }
-    if HOP_AND_FRAMING.iter().any(|reserved| name.eq_ignore_ascii_case(reserved)) {
-        return Some("is set by the downloader and cannot be given");
-    }
-    None
+    RESERVED.iter().find(|(reserved, _)| name.eq_ignore_ascii_case(reserved)).map(|(_, fault)| *fault)
 }
 
-/// Headers that frame the message, belong to one hop, or decide what bytes come back.
-const HOP_AND_FRAMING: [&str; 17] = [
+macro_rules! reserved {
+    ($($name:literal),* $(,)?) => {
+        &[$(($name, concat!("cannot be ", $name, ": the downloader sets it itself"))),*]
+    };
+}
+
+/// Headers that frame the message, belong to one hop, or decide what bytes come back, each with what is said to who brings it.
+/// The worker leaves them out of what it sends, so one that passed here would be lost without a word.
+const RESERVED: &[(&str, &str)] = reserved![
     "host",
     "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authorization",
     "content-length",
+    "content-encoding",
     "transfer-encoding",
     "te",
     "trailer",
     "upgrade",
-    "keep-alive",
     "expect",
-    "http2-settings",
-    "proxy-connection",
-    "proxy-authenticate",
-    "proxy-authorization",
+    "accept-encoding",
     "range",
     "if-range",
-    "accept-encoding",
-    "content-encoding",
+    "if-none-match",
+    "if-modified-since",
+    "if-match",
+    "if-unmodified-since",
+    "http2-settings",
 ];
 
 pub fn header_value_fault(name: &str, value: &str) -> Fault {
@@ -289,6 +297,8 @@ mod tests {
             assert!(header_name_fault(name).is_some(), "{name:?}");
         }
         assert_eq!(header_name_fault("Authorization"), None);
+        let conditional = header_name_fault("If-None-Match").unwrap();
+        assert!(conditional.contains("if-none-match"), "{conditional}: it is told which one");
         assert!(header_value_fault("X-A", &"a".repeat(1_022)).is_some());
         assert_eq!(header_value_fault("X-A", &"a".repeat(1_021)), None);
     }

@@ -80,6 +80,7 @@ pub fn upload_at(task: TaskRef, id: &str, begun_at_ms: i64) -> UploadRecord {
         part_bytes: 8,
         etag: String::new(),
         last_modified: String::new(),
+        landed: None,
         total_bytes: None,
         content_type: String::new(),
         metadata: BTreeMap::new(),

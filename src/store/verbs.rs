@@ -203,6 +203,8 @@ pub struct UploadRecord {
     /// As the origin sent them; empty: none.
     pub etag: String,
     pub last_modified: String,
+    /// SHA-256 of the URL that its redirects ended at.
+    pub landed: Option<[u8; 32]>,
     /// What the origin declared of the whole body.
     pub total_bytes: Option<u64>,
     pub content_type: String,

@@ -20,6 +20,8 @@ use crate::model::{FailureCode, TaskSpec};
 /// A break after at least this many bytes does not count against `resumes_max`.
 const PROGRESS_BYTES: u64 = 64 * 1024;
 
+const ELSEWHERE: &str = "the redirects lead elsewhere now";
+
 /// What is to be downloaded.
 pub(super) struct Want<'a> {
     pub(super) spec: &'a TaskSpec,
@@ -98,6 +100,12 @@ impl Worker {
                     let about = About::new(&landed, None);
                     return Ok(Answered::NotChanged { context: about.context(&errand.way, &Resumes::default()) });
                 }
+                // An equal tag of another URL stands for other bytes.
+                Reply::Body(landed, coming)
+                    if coming.begin > 0 && from.as_ref().is_some_and(|from| !landed.is_where(from.landed)) =>
+                {
+                    (from, restarted) = (None, Some(ELSEWHERE.to_owned()));
+                }
                 Reply::Body(landed, coming) => {
                     if let Some(from) = from.filter(|_| coming.begin == 0) {
                         restarted = Some(format!("the origin sent all instead of what follows byte {}", from.offset));
@@ -108,6 +116,13 @@ impl Worker {
                 Reply::NoSuchRange(why) => (from, restarted) = (None, Some(why)),
             }
         }
+    }
+}
+
+impl Landed {
+    /// `before`: what an earlier attempt's redirects ended at, where it recorded that.
+    fn is_where(&self, before: Option<[u8; 32]>) -> bool {
+        before.map_or(self.redirects == 0, |before| before == self.target.digest())
     }
 }
 
@@ -243,7 +258,7 @@ impl<'a> Fetched<'a> {
             self.resumes.in_a_row = 0;
         }
         let etag = self.about.validators.etag.clone();
-        let from = Resume { offset: self.position, etag, total: self.total };
+        let from = Resume { offset: self.position, etag, total: self.total, landed: None };
         let may =
             from.is_usable() && self.about.has_ranges && self.resumes.in_a_row < self.errand.worker.options.resumes_max;
         if !may {
@@ -259,8 +274,14 @@ impl<'a> Fetched<'a> {
         };
         match reply.map_err(|failed| self.blame_for_rest(failed).with("broke_off", broke_off))? {
             Reply::Body(landed, coming) if coming.begin == self.position && coming.begin > 0 => {
-                if !landed.target.same_resource(&self.about.target) {
-                    return Err(self.blame(changed("the redirects lead elsewhere now".into())));
+                // Redirects sign anew each time; what stands in the URL that was asked for is the resource's own.
+                let is_same = if landed.redirects > 0 && self.about.redirects > 0 {
+                    landed.target.same_resource(&self.about.target)
+                } else {
+                    landed.target == self.about.target
+                };
+                if !is_same {
+                    return Err(self.blame(changed(ELSEWHERE.into())));
                 }
                 (self.landed, self.end, self.total) = (Some(landed), coming.end, coming.total);
             }
@@ -288,6 +309,11 @@ impl<'a> Fetched<'a> {
 
     pub(super) fn validators(&self) -> Validators {
         self.about.validators.clone()
+    }
+
+    /// What the redirects ended at.
+    pub(super) fn landed(&self) -> [u8; 32] {
+        self.about.target.digest()
     }
 
     pub(super) fn content_type(&self) -> Option<&str> {

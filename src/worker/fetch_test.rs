@@ -144,7 +144,7 @@ async fn an_origin_that_breaks_for_ever_is_given_up_and_one_that_gets_on_is_not(
 }
 
 fn resume(offset: u64, etag: &str, total: Option<u64>) -> Resume {
-    Resume { offset, etag: etag.into(), total }
+    Resume { offset, etag: etag.into(), total, landed: None }
 }
 
 async fn continue_from<'a>(bench: &'a Bench, spec: &'a TaskSpec, from: Resume) -> Box<Fetched<'a>> {
@@ -410,4 +410,19 @@ async fn rules_that_cannot_be_had_hold_a_download_up_and_rules_that_are_not_ther
     bench.origin.on("/robots.txt", Behaviour::redirect(302, "http://169.254.169.254/"));
     assert_eq!(bench.fails(&bench.origin.url("/x")).await, FailureCode::DownloadBlockedAddress);
     assert_eq!(bench.trap.seen().caught, [""; 0]);
+}
+
+/// Else `?id=1` goes on with the bytes of `?id=2`.
+#[tokio::test]
+async fn a_query_that_was_asked_for_is_a_part_of_what_is_joined() {
+    let bench = Bench::new().await;
+    let (one, two) = (seeded(MIB, 1), seeded(MIB, 2));
+    bench.origin.on_fn("/x", move |seen| match (wanted(seen), seen.hit) {
+        (Some(_), 2) => Behaviour::redirect(302, "/x?id=2"),
+        (Some(from), _) => rest(&two, "\"v1\"", from),
+        (None, _) => Behaviour::bytes(one.clone()).header("ETag", "\"v1\"").close_after(1_000),
+    });
+    let spec = bench.spec("/x?id=1");
+    let (got, end) = read(&mut bench.ask(&spec).await.unwrap()).await;
+    assert_eq!((got.len(), end.unwrap_err().failure.code), (1_000, FailureCode::DownloadInterrupted));
 }

@@ -24,6 +24,7 @@ pub(super) struct GoOn {
     pub(super) sending: Sending,
     pub(super) validators: Validators,
     pub(super) total: Option<u64>,
+    pub(super) landed: Option<[u8; 32]>,
 }
 
 impl GoOn {
@@ -100,8 +101,8 @@ impl Worker {
             };
             if let (Some(upload), Some(sending)) = (resumed, Sending::after(begun, last)) {
                 run.traces.upload = Some(upload);
-                let (validators, total) = (begun.validators.clone(), begun.total_bytes);
-                return Ok(Found::Upload(Box::new(GoOn { sending, validators, total })));
+                let (validators, total, landed) = (begun.validators.clone(), begun.total_bytes, begun.landed);
+                return Ok(Found::Upload(Box::new(GoOn { sending, validators, total, landed })));
             }
         }
         self.drop_upload(run).await;

@@ -6,14 +6,16 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::model::Header;
 
-/// Ours alone: framing, connection handling, and what would make the body something other than the whole resource as it is.
-const RESERVED: [&str; 19] = [
+/// What intake refuses already, once more for what came before it did. Ours alone: framing, connection handling, and what would make the body something other than the whole resource as it is.
+const RESERVED: [&str; 21] = [
     "host",
     "connection",
     "keep-alive",
     "proxy-connection",
+    "proxy-authenticate",
     "proxy-authorization",
     "content-length",
+    "content-encoding",
     "transfer-encoding",
     "te",
     "trailer",
@@ -104,6 +106,15 @@ mod tests {
         assert!(outgoing(&[header("a b", "x")], "").is_err());
         let error = outgoing(&[header("x", "secret\r\ninjected: 1")], "").unwrap_err();
         assert!(!error.contains("secret"));
+    }
+
+    /// Else a manifest's header is accepted and never sent, and nobody is told.
+    #[test]
+    fn what_is_left_out_is_what_intake_refuses() {
+        let rules = include_str!("../handler/rules.rs");
+        let (_, list) = rules.split_once("= reserved![").unwrap();
+        let refused: Vec<&str> = list.split_once("];").unwrap().0.split('"').skip(1).step_by(2).collect();
+        assert_eq!(refused, RESERVED);
     }
 
     #[test]

@@ -172,6 +172,8 @@ pub struct Begun {
     pub part_bytes: u64,
     /// Without a strong one the upload cannot go on in a later attempt.
     pub validators: Validators,
+    /// SHA-256 of the URL that the redirects ended at: the upload goes on only with a body from there. None: not recorded.
+    pub landed: Option<[u8; 32]>,
     /// What the origin declared of the whole body.
     pub total_bytes: Option<u64>,
     pub content_type: String,

@@ -18,6 +18,8 @@ pub(super) struct Resume {
     pub(super) etag: String,
     /// The whole body's length, if it was told.
     pub(super) total: Option<u64>,
+    /// What the redirects of the answer it is from ended at, where that is known (`Target::digest`).
+    pub(super) landed: Option<[u8; 32]>,
 }
 
 /// What a 206 that may be joined to what is there brings.
@@ -121,7 +123,7 @@ mod tests {
     use super::*;
 
     fn from(offset: u64, total: Option<u64>) -> Resume {
-        Resume { offset, etag: "\"v1\"".into(), total }
+        Resume { offset, etag: "\"v1\"".into(), total, landed: None }
     }
 
     fn answer(etag: &'static str, range: &'static str, length: &'static str) -> HeaderMap {
@@ -169,7 +171,7 @@ mod tests {
 
     #[test]
     fn nothing_is_resumed_without_a_strong_tag() {
-        let usable = |offset, etag: &str| Resume { offset, etag: etag.into(), total: None }.is_usable();
+        let usable = |offset, etag: &str| Resume { offset, etag: etag.into(), total: None, landed: None }.is_usable();
         assert!(usable(1, "\"v1\""));
         assert!(!usable(0, "\"v1\"") && !usable(1, "W/\"v1\"") && !usable(1, "") && !usable(1, "\"\""));
         assert!(!usable(1, "\"a\nb\""));

@@ -13,7 +13,7 @@ use super::errand::{Asked, Errand, Step};
 use super::headers;
 use super::rules::{Rules, product_of};
 use super::target::Target;
-use crate::model::{FailureCode, RetryClass};
+use crate::model::{FailureCode, ProxyHint, RetryClass};
 
 /// The standard asks for at least 500 KiB; what follows is not read.
 const TEXT_BYTES_MAX: usize = 512 * 1024;
@@ -64,7 +64,7 @@ impl Robots {
 
     /// `Err`: the site does not want it, or whether it does cannot be known now.
     pub(super) async fn permits(&self, errand: &mut Errand<'_>, target: &Target) -> Result<(), Failed> {
-        let origin = target.url().origin().ascii_serialization();
+        let origin = site_by(target, errand.spec.proxy_hint.as_ref());
         let slot = self.slot(&origin);
         // Who reads for all may be waiting for a place that those who wait here hold, so nobody waits for ever.
         let mut held = tokio::time::timeout(READ_MAX, slot.lock()).await.ok();
@@ -116,6 +116,8 @@ impl Robots {
             FailureCode::DownloadUnexpectedStatus => kept(Ok(Arc::default()), KEPT_MS),
             // 4xx, a redirect to nowhere, an encoding nobody asked for: a site without rules.
             _ if code.class() == RetryClass::Permanent => kept(Ok(Arc::default()), KEPT_MS),
+            // Another proxy, or the same one in a moment, may well bring them.
+            _ if errand.spec.proxy_hint.is_some() && code.class() != RetryClass::Permanent => Err(told(failed)),
             _ => kept(Err((code, told(failed).failure.message)), FAILURE_KEPT_MS),
         }
     }
@@ -180,6 +182,12 @@ impl Sites {
             self.bytes = self.bytes.saturating_sub(gone.bytes);
         }
     }
+}
+
+/// Rules are remembered for each way there: what one pool's proxies make of a site binds nobody who does not use them.
+fn site_by(target: &Target, hint: Option<&ProxyHint>) -> String {
+    let origin = target.url().origin().ascii_serialization();
+    hint.map_or(origin.clone(), |hint| format!("{origin} {}", hint.primary_pool))
 }
 
 async fn body(mut response: reqwest::Response) -> Result<String, Failed> {

@@ -152,6 +152,7 @@ impl Worker {
             offset: go_on.sending.received,
             etag: go_on.validators.etag.clone(),
             total: go_on.total,
+            landed: go_on.landed,
         });
         let known = run.assignment.known.as_ref().filter(|known| from.is_none() && self.would_do(run, known));
         let unless = known.map(|known| &known.validators);

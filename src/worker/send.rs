@@ -24,6 +24,7 @@ pub(super) struct Sending {
     pub(super) content_type: String,
     metadata: std::collections::BTreeMap<String, String>,
     total: Option<u64>,
+    landed: Option<[u8; 32]>,
 }
 
 impl Sending {
@@ -37,6 +38,7 @@ impl Sending {
             content_type: begun.content_type.clone(),
             metadata: begun.metadata.clone(),
             total: begun.total_bytes,
+            landed: begun.landed,
         })
     }
 
@@ -76,6 +78,7 @@ impl Worker {
             content_type: label.content_type.clone(),
             metadata: label.metadata.clone(),
             total: fetched.total(),
+            landed: Some(fetched.landed()),
         };
         let begun = self.objects.begin(&place, label, run.goal.stage(), length_max);
         match begun {
@@ -142,6 +145,7 @@ impl Worker {
                 place: sending.place.clone(),
                 part_bytes: upload.part_bytes(),
                 validators: validators.clone(),
+                landed: sending.landed,
                 total_bytes: sending.total,
                 content_type: sending.content_type.clone(),
                 metadata: sending.metadata.clone(),

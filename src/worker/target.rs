@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 
+use sha2::{Digest as _, Sha256};
 use url::{Host, Url};
 
 use crate::model::URL_BYTES_MAX;
@@ -88,6 +89,11 @@ impl Target {
     /// Whether headers meant for `other` may be shown here.
     pub(super) fn same_origin(&self, other: &Target) -> bool {
         self.url.origin() == other.url.origin()
+    }
+
+    /// Tells this URL from every other one without keeping it: queries may hold credentials.
+    pub(super) fn digest(&self) -> [u8; 32] {
+        Sha256::digest(self.url.as_str()).into()
     }
 
     /// The same but for the query, where signatures and their times stand.

@@ -138,3 +138,23 @@ async fn an_origin_cannot_shut_a_pool_out_with_407() {
     }
     assert_eq!(strict.connections(), 3, "it is left alone");
 }
+
+/// Else one job with a dead pool stops everybody's downloads from a site for five minutes.
+#[tokio::test]
+async fn what_a_proxy_makes_of_robots_txt_binds_nobody_else() {
+    let bench = Bench::with(|options| options.robots = true).await;
+    bench.origin.on("/robots.txt", Behaviour::status(404));
+    bench.origin.on("/x", Behaviour::body(10, 1));
+    let (proxy, gate, url) = (Proxy::http().await, Turnstile::new(), bench.origin.url("/x"));
+    let pools = [("gone", &[dead().await][..]), ("eu", &[proxy.endpoint()])];
+    let worker = with_pools(&bench, &pools);
+    assert_eq!(get(&worker, &gate, &url, "gone").await, Err(FailureCode::DownloadNoProxy));
+    proxy.set(Mood::Says(500));
+    assert_eq!(get(&worker, &gate, &url, "eu").await, Err(FailureCode::DownloadServerError));
+    get(&worker, &gate, &url, "").await.unwrap();
+    proxy.set(Mood::Well);
+    get(&worker, &gate, &url, "eu").await.unwrap();
+    assert_eq!(bench.origin.hits("/robots.txt"), 2, "once directly, once by the pool");
+    get(&worker, &gate, &url, "").await.unwrap();
+    assert_eq!(bench.origin.hits("/robots.txt"), 2, "each way keeps its own");
+}

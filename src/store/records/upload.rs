@@ -36,6 +36,9 @@ pub struct UploadRow {
     pub sha256: Vec<u8>,
     #[prost(uint64, tag = "13")]
     pub size_bytes: u64,
+    /// SHA-256 of the URL that the redirects ended at; None in rows of versions that did not look.
+    #[prost(bytes = "vec", optional, tag = "14")]
+    pub landed: Option<Vec<u8>>,
 }
 
 impl UploadRow {
@@ -54,6 +57,7 @@ impl UploadRow {
             metadata: upload.metadata.clone(),
             sha256: upload.completing.map_or_else(Vec::new, |(sha256, _)| sha256.to_vec()),
             size_bytes: upload.completing.map_or(0, |(_, size_bytes)| size_bytes),
+            landed: upload.landed.map(|landed| landed.to_vec()),
         }
     }
 
@@ -71,6 +75,7 @@ impl UploadRow {
             part_bytes: self.part_bytes,
             etag: self.etag,
             last_modified: self.last_modified,
+            landed: self.landed.map(|landed| digest("upload", &landed)).transpose()?,
             total_bytes: self.total_bytes,
             content_type: self.content_type,
             metadata: self.metadata,

@@ -14,6 +14,7 @@ fn upload(lease: &Lease) -> UploadRecord {
         part_bytes: 8,
         etag: "\"v1\"".into(),
         last_modified: "then".into(),
+        landed: Some([9; 32]),
         total_bytes: Some(20),
         content_type: "image/png".into(),
         metadata: [("a".to_owned(), "b".to_owned())].into(),

@@ -447,3 +447,18 @@ async fn an_object_that_is_not_what_a_task_asks_for_is_not_kept_because_the_orig
     lives.key = "elsewhere";
     assert_eq!(lives.stored().await.object.key, content_key("elsewhere/", first.object.sha256));
 }
+
+/// Else an upload that was begun from one mirror goes on with the bytes of another that numbers its versions alike.
+#[tokio::test]
+async fn a_body_from_elsewhere_is_not_joined_although_its_tag_is_equal() {
+    for (second, seed) in [("/two", 2), ("/one?signed=again", 1), ("/one", 1)] {
+        let mut lives = Lives::new(false).await;
+        lives.origin.on_fn("/", move |seen| Behaviour::redirect(302, if seen.hit == 1 { "/one" } else { second }));
+        lives.origin.on("/one", Behaviour::body(BODY, 1).versioned("\"v1\""));
+        lives.origin.on("/two", Behaviour::body(BODY, 2).versioned("\"v1\""));
+        lives.live(Death::Part { n: 1, recorded: true }).await;
+        let stored = lives.stored().await;
+        assert_eq!(stored.object.sha256, Behaviour::body(BODY, seed).sha256(), "{second}");
+        assert_eq!(stored.context.contains_key("continued_at"), second == "/one", "{second}");
+    }
+}
