@@ -280,7 +280,7 @@ async fn an_https_origin_is_reached_by_a_tunnel_and_a_false_one_is_not_believed(
 async fn a_direct_connection_needs_an_operators_word() {
     let (origin, gone) = (origin().await, Proxy::http().await.endpoint());
     let host = Host::start(|config| {
-        set(config, "strict", &[gone.clone()], &[]);
+        set(config, "strict", std::slice::from_ref(&gone), &[]);
         set(config, "loose", &[gone], &[]);
         config.proxies.pools.get_mut("loose").unwrap().allow_direct = true;
         config.dispatch.attempts_max = 1;
