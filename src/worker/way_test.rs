@@ -9,7 +9,7 @@ use super::*;
 use crate::model::{FailureCode, ProxyHint};
 use crate::telemetry::Metrics;
 
-#[allow(clippy::duplicate_mod)]
+#[allow(clippy::duplicate_mod, clippy::cast_possible_truncation)]
 #[path = "../../tests/harness/proxy.rs"]
 mod proxy_double;
 
