@@ -228,7 +228,8 @@ impl<'a> Errand<'a> {
     async fn enter(&self, host: &str) -> Result<Permit, Failed> {
         self.gate.enter(host).await.map_err(|down| {
             let failed = if down.is_pause() {
-                Failed::new(FailureCode::DownloadThrottled, "the host asked for a pause")
+                let message = "the host cannot be asked now: it asked for a pause, or its turns and places are taken for too long";
+                Failed::new(FailureCode::DownloadThrottled, message)
             } else {
                 Failed::new(FailureCode::DownloadHostDown, down.to_string())
             };

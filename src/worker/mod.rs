@@ -243,7 +243,7 @@ pub struct LeaseLost;
 pub trait HostGate: Send + Sync {
     /// Waits for a place and for the host's rate; the place is free again when the permit is dropped.
     async fn enter(&self, host: &str) -> Result<Permit, HostDown>;
-    /// The host asked for a pause.
+    /// The host is to be left alone for so long, because it said so.
     fn throttled(&self, host: &str, wait: Duration);
     /// What became of a request to it: any answer below 500 but 429 is `true`; a connection that failed or broke, a silence,
     /// a 5xx is `false`.
@@ -254,7 +254,7 @@ pub trait HostGate: Send + Sync {
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("the host has not answered for {down_for:?}")]
 pub struct HostDown {
-    /// Zero: it is well and asked for a pause, longer than an attempt waits.
+    /// Zero: it is well, and an attempt cannot wait as long as its pause, its rate or its places want.
     pub down_for: Duration,
     /// When it is tried again.
     pub retry_after: Duration,
