@@ -14,7 +14,7 @@ use super::hosts::{Entry, HOLD_MAX_MS, HostTable, Standing, crowded};
 use super::inbox::Inbox;
 use super::limits::Rules;
 use crate::clock::Clock;
-use crate::worker::{HostDown, HostGate, Permit};
+use crate::worker::{HostGate, NotNow, Permit};
 
 /// The host table, shared between the loop and running attempts.
 pub(super) struct Hosts {
@@ -174,7 +174,7 @@ impl Drop for Waiting<'_> {
 
 #[async_trait]
 impl HostGate for AttemptGate {
-    async fn enter(&self, host: &str) -> Result<Permit, HostDown> {
+    async fn enter(&self, host: &str) -> Result<Permit, NotNow> {
         let hosts = &self.0.hosts;
         let name: Arc<str> = host.into();
         let (shared, standing) = match self.0.shares(host) {
@@ -215,7 +215,7 @@ impl HostGate for AttemptGate {
                     }
                     return Ok(Permit(Some(Box::new(permit))));
                 }
-                Entry::Refused(down) => return Err(down),
+                Entry::Refused(not_now) => return Err(not_now),
                 Entry::Later { .. } | Entry::Full if !may_wait => return Err(crowded(entry, now_ms)),
                 Entry::Later { at_ms } => tokio::select! {
                     () = tokio::time::sleep(until(at_ms, now_ms)) => {}

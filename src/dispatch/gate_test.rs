@@ -3,6 +3,7 @@
 use super::*;
 use crate::clock::Clock as Source;
 use crate::dispatch::Options;
+use crate::worker::WhyNot;
 
 fn hosts(options: &Options) -> Arc<Hosts> {
     Hosts::new(Rules::new(options), Source::manual(0), Arc::new(Inbox::default()))
@@ -100,9 +101,9 @@ async fn a_redirect_into_a_host_that_pauses_for_long_fails_instead_of_holding_a_
     let hosts = places(4);
     let gate = picked(&hosts, "a:80");
     gate.throttled("b:80", Duration::from_secs(60));
-    let Err(down) = gate.enter("b:80").await else { panic!("it was let in") };
-    assert!(down.is_pause());
-    assert_eq!(down.retry_after, Duration::from_secs(60));
+    let Err(not_now) = gate.enter("b:80").await else { panic!("it was let in") };
+    assert_eq!(not_now.why, WhyNot::Busy);
+    assert_eq!(not_now.retry_after, Duration::from_secs(60));
     assert_eq!(hosts.table().in_use("a:80"), 0, "it left the first host");
 }
 
@@ -125,9 +126,9 @@ async fn nothing_is_sent_to_a_dead_host_by_redirects_either() {
     for _ in 0..3 {
         gate.heard("b:80", false);
     }
-    let Err(down) = gate.enter("b:80").await else { panic!("it was let in") };
-    assert!(!down.is_pause());
-    assert_eq!(down.retry_after, Duration::from_secs(60));
+    let Err(not_now) = gate.enter("b:80").await else { panic!("it was let in") };
+    assert!(matches!(not_now.why, WhyNot::Down(_)));
+    assert_eq!(not_now.retry_after, Duration::from_secs(60));
 }
 
 #[tokio::test]
@@ -137,9 +138,9 @@ async fn a_redirect_into_a_host_without_a_free_place_does_not_hold_one_of_all_pl
     let _holder = picked(&hosts, "b:80");
     let gate = picked(&hosts, "a:80");
     let in_time = tokio::time::timeout(Duration::from_secs(5), gate.enter("b:80")).await.expect("it gives up");
-    let Err(down) = in_time else { panic!("it was let in") };
+    let Err(not_now) = in_time else { panic!("it was let in") };
     // What its task is charged for is the origin's pause, not a failure.
-    assert!(down.is_pause() && down.retry_after >= Duration::from_secs(1));
+    assert!(not_now.why == WhyNot::Busy && not_now.retry_after >= Duration::from_secs(1));
     assert_eq!(hosts.table().in_use("a:80"), 0);
 }
 
@@ -154,7 +155,7 @@ async fn slow_redirect_targets_do_not_fill_all_places() {
     }
     let mut refused = 0;
     while let Ok(Some(ended)) = tokio::time::timeout(Duration::from_millis(100), crowd.join_next()).await {
-        assert!(ended.unwrap().unwrap_err().is_pause());
+        assert_eq!(ended.unwrap().unwrap_err().why, WhyNot::Busy);
         refused += 1;
     }
     assert_eq!(refused, 5, "a quarter of all places waits, the others go on with other work");

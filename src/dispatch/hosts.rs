@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::breaker::{Breaker, Leave};
 use super::limits::{HostRules, Rules};
 use super::rate::{LEAD_US, Pace};
-use crate::worker::HostDown;
+use crate::worker::{NotNow, WhyNot};
 
 /// Hosts remembered at once: some 40 MB. Beyond it the one is forgotten that would be soonest, unless it is in use.
 const HOSTS_MAX: usize = 100_000;
@@ -74,7 +74,7 @@ pub(super) enum Entry {
     },
     /// Ask again when a place is free.
     Full,
-    Refused(HostDown),
+    Refused(NotNow),
 }
 
 impl Host {
@@ -301,7 +301,7 @@ impl Host {
     fn enter(&mut self, rules: &Rules, standing: Standing, turn_us: i64, now_ms: i64) -> Entry {
         if self.paused_until_ms > now_ms {
             // The host is well: it is no outage.
-            return held_until(self.paused_until_ms, 0, now_ms);
+            return held_until(self.paused_until_ms, WhyNot::Busy, now_ms);
         }
         if standing == Standing::Outside && self.in_use >= self.rules.in_flight {
             return Entry::Full;
@@ -319,32 +319,34 @@ impl Host {
                 self.in_use += u32::from(standing == Standing::Outside);
                 Entry::Go { at_ms }
             }
-            Leave::Wait { since_ms, until_ms } => held_until(until_ms, now_ms.saturating_sub(since_ms).max(1), now_ms),
-            Leave::Down { since_ms, until_ms } => Entry::Refused(HostDown {
-                down_for: duration(now_ms.saturating_sub(since_ms).max(1)),
+            Leave::Wait { since_ms, until_ms } => {
+                held_until(until_ms, WhyNot::Down(duration(now_ms.saturating_sub(since_ms))), now_ms)
+            }
+            Leave::Down { since_ms, until_ms } => Entry::Refused(NotNow {
+                why: WhyNot::Down(duration(now_ms.saturating_sub(since_ms))),
                 retry_after: duration(until_ms.saturating_sub(now_ms)),
             }),
         }
     }
 }
 
-/// Held for a short wait, refused for a long one. `down_ms` 0: the host is well.
-fn held_until(until_ms: i64, down_ms: i64, now_ms: i64) -> Entry {
+/// Held for a short wait, refused for a long one.
+fn held_until(until_ms: i64, why: WhyNot, now_ms: i64) -> Entry {
     let wait_ms = until_ms.saturating_sub(now_ms);
     if wait_ms <= HOLD_MAX_MS {
         Entry::Later { at_ms: until_ms }
     } else {
-        Entry::Refused(HostDown { down_for: duration(down_ms), retry_after: duration(wait_ms) })
+        Entry::Refused(NotNow { why, retry_after: duration(wait_ms) })
     }
 }
 
-/// Refused like a pause: the host is well, there are only too many who want something of it.
-pub(super) fn crowded(entry: Entry, now_ms: i64) -> HostDown {
+/// The host is well, there are only too many who want something of it.
+pub(super) fn crowded(entry: Entry, now_ms: i64) -> NotNow {
     let wait_ms = match entry {
         Entry::Later { at_ms } => at_ms.saturating_sub(now_ms),
         Entry::Full | Entry::Go { .. } | Entry::Refused(_) => 0,
     };
-    HostDown { down_for: Duration::ZERO, retry_after: duration(wait_ms.max(CROWD_PAUSE_MS)) }
+    NotNow { why: WhyNot::Busy, retry_after: duration(wait_ms.max(CROWD_PAUSE_MS)) }
 }
 
 fn micros(ms: i64) -> i64 {

@@ -11,7 +11,7 @@ use super::classify::{self, Answer, Failed};
 use super::proxy::{Chosen, ProxyResolver, Reached, Way};
 use super::range::{self, Resume};
 use super::target::{BadHop, Target};
-use super::{HostGate, Permit, Validators, Worker, client, headers, resolve};
+use super::{HostGate, NotNow, Permit, Validators, WhyNot, Worker, client, headers, resolve};
 use crate::model::{FailureCode, TaskSpec};
 
 /// A host that says 429 and nothing more is left alone for this long.
@@ -226,14 +226,18 @@ impl<'a> Errand<'a> {
 
     /// One request to the host, when it is its turn.
     async fn enter(&self, host: &str) -> Result<Permit, Failed> {
-        self.gate.enter(host).await.map_err(|down| {
-            let failed = if down.is_pause() {
-                let message = "the host cannot be asked now: it asked for a pause, or its turns and places are taken for too long";
-                Failed::new(FailureCode::DownloadThrottled, message)
-            } else {
-                Failed::new(FailureCode::DownloadHostDown, down.to_string())
+        self.gate.enter(host).await.map_err(|NotNow { why, retry_after }| {
+            let (code, message) = match why {
+                WhyNot::Busy => {
+                    let message =
+                        "the host cannot be asked now: it asked for a pause, or its turns and places are taken for too long";
+                    (FailureCode::DownloadThrottled, message.to_owned())
+                }
+                WhyNot::Down(since) => {
+                    (FailureCode::DownloadHostDown, format!("the host has not answered for {since:?}"))
+                }
             };
-            Failed { retry_after: Some(down.retry_after), ..failed }
+            Failed { retry_after: Some(retry_after), ..Failed::new(code, message) }
         })
     }
 

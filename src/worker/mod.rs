@@ -242,7 +242,7 @@ pub struct LeaseLost;
 #[async_trait]
 pub trait HostGate: Send + Sync {
     /// Waits for a place and for the host's rate; the place is free again when the permit is dropped.
-    async fn enter(&self, host: &str) -> Result<Permit, HostDown>;
+    async fn enter(&self, host: &str) -> Result<Permit, NotNow>;
     /// The host is to be left alone for so long, because it said so.
     fn throttled(&self, host: &str, wait: Duration);
     /// What became of a request to it: any answer below 500 but 429 is `true`; a connection that failed or broke, a silence,
@@ -250,21 +250,20 @@ pub trait HostGate: Send + Sync {
     fn heard(&self, host: &str, is_well: bool);
 }
 
-/// The host has not answered for so long that nothing is sent to it now.
-#[derive(Debug, Clone, Copy, thiserror::Error)]
-#[error("the host has not answered for {down_for:?}")]
-pub struct HostDown {
-    /// Zero: it is well, and an attempt cannot wait as long as its pause, its rate or its places want.
-    pub down_for: Duration,
+/// Nothing may be sent to the host now, for longer than an attempt waits.
+#[derive(Debug, Clone, Copy)]
+pub struct NotNow {
+    pub why: WhyNot,
     /// When it is tried again.
     pub retry_after: Duration,
 }
 
-impl HostDown {
-    /// The attempt was throttled; the host is not out of order.
-    pub fn is_pause(&self) -> bool {
-        self.down_for.is_zero()
-    }
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhyNot {
+    /// It is well: its own pause, its rate or its places are what must be waited for.
+    Busy,
+    /// It has not answered for so long.
+    Down(Duration),
 }
 
 /// Held while a request to a host runs. Carries whatever its giver wants dropped at the end.

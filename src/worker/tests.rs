@@ -67,7 +67,7 @@ impl Progress for Queue {
 
 #[async_trait]
 impl HostGate for Queue {
-    async fn enter(&self, host: &str) -> Result<Permit, HostDown> {
+    async fn enter(&self, host: &str) -> Result<Permit, NotNow> {
         self.note(format!("enter {host}"));
         Ok(Permit(None))
     }

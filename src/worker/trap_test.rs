@@ -161,7 +161,7 @@ impl Gate {
 
 #[async_trait]
 impl HostGate for Gate {
-    async fn enter(&self, host: &str) -> Result<Permit, HostDown> {
+    async fn enter(&self, host: &str) -> Result<Permit, NotNow> {
         let places = self.places.lock().unwrap().entry(host.into()).or_insert_with(one_place).clone();
         let place = tokio::time::timeout(Duration::from_secs(20), places.acquire_owned());
         Ok(Permit(Some(Box::new(place.await.expect("a place is given back").unwrap()))))

@@ -34,7 +34,7 @@ impl Turnstile {
 
 #[async_trait]
 impl HostGate for Turnstile {
-    async fn enter(&self, _: &str) -> Result<Permit, HostDown> {
+    async fn enter(&self, _: &str) -> Result<Permit, NotNow> {
         let place = tokio::time::timeout(Duration::from_secs(20), self.place.clone().acquire_owned());
         let place = place.await.expect("nobody waits for a place it holds itself").unwrap();
         self.entered.fetch_add(1, Ordering::Relaxed);
