@@ -10,11 +10,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "proto/fetchbox/v1/job.proto",
         "proto/fetchbox/v1/ledger.proto",
         "proto/fetchbox/v1/ipc.proto",
+        "proto/joblet/ipc.proto",
+        "proto/joblet/persist.proto",
+        "proto/joblet/job.proto",
     ];
     println!("cargo:rerun-if-changed=proto");
     let set = protox::compile(files, ["proto"])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("fetchbox.bin"), set.encode_to_vec())?;
-    tonic_prost_build::configure().compile_fds(set)?;
+    // A chunk is cut out of the frame it came in, not copied.
+    tonic_prost_build::configure().bytes(".joblet.ipc").compile_fds(set)?;
     Ok(())
 }

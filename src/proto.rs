@@ -10,6 +10,19 @@ pub mod fetchbox {
     }
 }
 
+/// joblet's wire and the services its programs ask for.
+pub mod joblet {
+    tonic::include_proto!("joblet");
+
+    pub mod ipc {
+        tonic::include_proto!("joblet.ipc");
+    }
+
+    pub mod persist {
+        tonic::include_proto!("joblet.persist");
+    }
+}
+
 /// `FileDescriptorSet` of every file under `proto/`: reflection and the JSON mapping read it.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/fetchbox.bin"));
 

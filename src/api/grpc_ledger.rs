@@ -29,6 +29,22 @@ impl LedgerService for Door {
         .await
     }
 
+    async fn query_metrics(
+        &self,
+        _request: Request<pb::QueryMetricsRequest>,
+    ) -> Result<Response<pb::QueryMetricsResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    type SearchLogsStream = Answers<pb::SearchLogsResponse>;
+
+    async fn search_logs(
+        &self,
+        _request: Request<pb::SearchLogsRequest>,
+    ) -> Result<Response<Self::SearchLogsStream>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
     async fn append_logs(
         &self,
         request: Request<pb::AppendLogsRequest>,

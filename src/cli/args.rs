@@ -302,6 +302,8 @@ pub enum KindArg {
     Dlq,
     Queue,
     Uploads,
+    Metrics,
+    Events,
 }
 
 #[derive(Debug, Args)]

@@ -75,6 +75,8 @@ impl From<KindArg> for CleanupKind {
             KindArg::Dlq => CleanupKind::Dlq,
             KindArg::Queue => CleanupKind::Queue,
             KindArg::Uploads => CleanupKind::Uploads,
+            KindArg::Metrics => CleanupKind::Metrics,
+            KindArg::Events => CleanupKind::Events,
         }
     }
 }

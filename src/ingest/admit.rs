@@ -19,7 +19,7 @@ use crate::handler::{
     HandlerError, JobHandler, Registry, TypeSettings, manifest_json, manifest_key, run_hook, shown_key,
 };
 use crate::model::{
-    JobType, MANIFEST_BYTES_MAX, Manifest, Priority, Refusal, RefusalCode, TaskSpec, Tenant, Violation,
+    JobId, JobType, MANIFEST_BYTES_MAX, Manifest, Priority, Refusal, RefusalCode, TaskSpec, Tenant, Violation,
 };
 use crate::store::{Idempotency, NewJob};
 
@@ -57,6 +57,10 @@ impl Intake {
         let mut buckets = options.allowed_buckets.clone();
         buckets.insert(options.bucket.clone());
         Self { options, buckets, registry, clock, ids }
+    }
+
+    pub fn mint(&self) -> JobId {
+        self.ids.mint()
     }
 
     pub fn now_ms(&self) -> i64 {

@@ -12,6 +12,7 @@ mod check;
 mod found;
 mod gzip;
 mod json;
+mod output;
 mod raw;
 #[cfg(test)]
 mod tests;

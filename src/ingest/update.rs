@@ -152,6 +152,10 @@ mod tests {
             trace_id: String::new(),
             external,
             cancel_requested: false,
+            name: None,
+            output_counts: Vec::new(),
+            output_bytes: 0,
+            output_at_ms: 0,
         }
     }
 

@@ -144,7 +144,7 @@ pub mod tests {
             resource_id: format!("r{}", offset % 3),
             ..NewLog::default()
         };
-        LogRecord { job: JobId::MIN, offset, stream: LogStream::Job, entry }
+        LogRecord { job: JobId::MIN, offset, stream: LogStream::Job, entry, chunk: Default::default() }
     }
 
     fn reader(from: u64, to: u64) -> impl FnMut(u64, usize) -> Result<Vec<LogRecord>, Refusal> {

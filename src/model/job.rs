@@ -1,6 +1,6 @@
 //! A job as clients see it, and the rule by which it ends.
 
-use super::{Failure, JobId, JobType, Tenant};
+use super::{Failure, JobId, JobName, JobType, Tenant};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum JobState {
@@ -88,6 +88,14 @@ pub struct Job {
     /// No resources of its own: moved by clients.
     pub external: bool,
     pub cancel_requested: bool,
+    /// What another program calls the job, if it does: the id that clients see.
+    pub name: Option<JobName>,
+    /// Records of other kinds than logs that were ever appended, by [`super::OutputKind::index`]; missing: none.
+    pub output_counts: Vec<u64>,
+    /// Bytes of output that were ever appended.
+    pub output_bytes: u64,
+    /// When output came last, Unix ms; 0: never.
+    pub output_at_ms: i64,
 }
 
 impl Job {

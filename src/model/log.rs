@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+
 use super::JobId;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -28,7 +30,7 @@ impl LogLevel {
     }
 }
 
-/// Which of a job's streams a record belongs to. Only `Job` is stored so far.
+/// Which of a job's streams a record belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum LogStream {
     #[default]
@@ -55,4 +57,6 @@ pub struct LogRecord {
     pub offset: u64,
     pub stream: LogStream,
     pub entry: NewLog,
+    /// What the job wrote to standard output or standard error; empty for stream `Job`.
+    pub chunk: Bytes,
 }

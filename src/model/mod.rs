@@ -9,6 +9,7 @@ mod id;
 mod job;
 mod log;
 mod manifest;
+mod output;
 mod redact;
 mod refusal;
 mod select;
@@ -23,6 +24,7 @@ pub use manifest::{
     HEADER_BYTES_MAX, HEADERS_MAX, Header, MANIFEST_BYTES_MAX, Manifest, ProxyHint, RESOURCE_ID_BYTES_MAX,
     RESOURCES_MAX, Resource, StorageHint, StorageLayout, URL_BYTES_MAX,
 };
+pub use output::{JobName, NewOutput, OutputKind, OutputRecord, OutputShare};
 pub use redact::{clean_text, shown_url};
 pub use refusal::{Refusal, RefusalCode, Violation};
 pub use select::{Cleanup, CleanupKind, CleanupReport, ControlChange, Controls, DeadLetter, DeadLetterSelector};

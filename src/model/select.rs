@@ -59,16 +59,21 @@ pub enum CleanupKind {
     Dlq,
     Queue,
     Uploads,
+    /// Metric samples and roll-ups.
+    Metrics,
+    Events,
 }
 
 impl CleanupKind {
-    pub const ALL: [CleanupKind; 6] = [
+    pub const ALL: [CleanupKind; 8] = [
         CleanupKind::Jobs,
         CleanupKind::Logs,
         CleanupKind::Idempotency,
         CleanupKind::Dlq,
         CleanupKind::Queue,
         CleanupKind::Uploads,
+        CleanupKind::Metrics,
+        CleanupKind::Events,
     ];
 
     pub fn name(self) -> &'static str {
@@ -79,6 +84,8 @@ impl CleanupKind {
             CleanupKind::Dlq => "DLQ",
             CleanupKind::Queue => "QUEUE",
             CleanupKind::Uploads => "UPLOADS",
+            CleanupKind::Metrics => "METRICS",
+            CleanupKind::Events => "EVENTS",
         }
     }
 }

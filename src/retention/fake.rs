@@ -65,6 +65,10 @@ pub fn job_at(state: JobState, created_at_ms: i64, completed_at_ms: i64) -> Job 
         trace_id: String::new(),
         external: false,
         cancel_requested: false,
+        name: None,
+        output_counts: Vec::new(),
+        output_bytes: 0,
+        output_at_ms: 0,
     }
 }
 

@@ -141,6 +141,11 @@ impl Walk {
             CleanupKind::Queue => self.step_failures(world).await,
             CleanupKind::Dlq => self.step_letters(world).await,
             CleanupKind::Uploads => self.step_uploads(world).await,
+            // Not walked yet.
+            CleanupKind::Metrics | CleanupKind::Events => {
+                self.phase += 1;
+                Ok(0)
+            }
             CleanupKind::Jobs if !self.sources_done => self.step_sources(world).await,
             CleanupKind::Jobs => self.step_jobs(world, Part::Whole).await,
             CleanupKind::Logs => self.step_jobs(world, Part::Logs).await,

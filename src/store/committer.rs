@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::keys::{self, Family, Space};
 use super::mark::{Mark, MarkFile};
+use super::output::Tails;
 use super::records::{CountersRow, MarkRow, QueueRow};
 use super::spaces::Spaces;
 use super::tally::Tally;
@@ -90,6 +91,7 @@ pub struct Core {
     pub floors: Floors,
     pub published: Arc<Published>,
     pub metrics: Metrics,
+    pub tails: Arc<Tails>,
 }
 
 /// Where scans of the queue's consumed families begin, so that boot does not walk over tombstones.
@@ -278,6 +280,9 @@ impl Core {
                 *last = sequence;
             }
         }
+        if !tx.output.is_empty() {
+            self.tails.announce(&tx.output);
+        }
         self.spaces.commit(changes.iter()).map_err(|error| format!("a commit could not be synced: {error}"))?;
         self.mark_file.write(&next).map_err(|error| format!("the mark could not be written: {error}"))?;
         timer.observe_duration();
@@ -285,6 +290,15 @@ impl Core {
         self.mark = next;
         self.tally = tx.tally;
         self.count_rows(&changes, tx.created.len() as u64);
+        if !tx.output.is_empty() {
+            for committed in tx.output.drain(..) {
+                self.tails.add(committed);
+            }
+            self.tails.settled();
+        }
+        for (job, kind) in tx.forgotten.drain(..) {
+            self.tails.sealed(&self.tails.of_job(job, kind));
+        }
         self.published.note_ready(&tx.readied);
         self.published.publish(sequence, self.tally, tx.controls.take(), &tx.touched, tx.queue_moved);
         Ok(())

@@ -5,7 +5,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-use crate::model::{DeadLetterId, JobId, Priority, TaskIndex, TaskRef};
+use crate::model::{DeadLetterId, JobId, JobName, OutputKind, Priority, TaskIndex, TaskRef};
 
 use super::{QueueKey, TenantKey};
 
@@ -56,6 +56,8 @@ pub enum Family {
     Idempotency = 0x04,
     /// ledger: `hash of place and URL` → the object there and the version of the resource it holds.
     Source = 0x05,
+    /// ledger: `hash of name` → the job that another program calls so.
+    Name = 0x06,
     /// queue: `class, tenant hash, sequence` → job with tasks never leased.
     Ready = 0x10,
     /// queue: `time, job, index` → nothing; a task that may start at that time.
@@ -76,16 +78,25 @@ pub enum Family {
     DeadLetter = 0x20,
     /// output: `job, offset` → log record.
     Log = 0x30,
+    /// output: `batch, part` → one commit's output of all jobs, compressed; gone when all of it is in blocks.
+    Batch = 0x31,
+    /// output: `job, kind, first ordinal` → what a block holds and what its text may contain.
+    BlockHead = 0x32,
+    /// output: `job, kind, first ordinal, part` → compressed records.
+    Block = 0x33,
+    /// output: `job, resolution, time` → a step's metrics.
+    Rollup = 0x34,
 }
 
 impl Family {
-    pub const ALL: [Family; 16] = [
+    pub const ALL: [Family; 21] = [
         Family::Mark,
         Family::Job,
         Family::Spec,
         Family::Task,
         Family::Idempotency,
         Family::Source,
+        Family::Name,
         Family::Ready,
         Family::Due,
         Family::Lease,
@@ -96,13 +107,19 @@ impl Family {
         Family::UploadPart,
         Family::DeadLetter,
         Family::Log,
+        Family::Batch,
+        Family::BlockHead,
+        Family::Block,
+        Family::Rollup,
     ];
 
     /// Where the family lives; `Mark` lives in every keyspace.
     pub fn space(self) -> Option<Space> {
         match self {
             Family::Mark => None,
-            Family::Job | Family::Spec | Family::Task | Family::Idempotency | Family::Source => Some(Space::Ledger),
+            Family::Job | Family::Spec | Family::Task | Family::Idempotency | Family::Source | Family::Name => {
+                Some(Space::Ledger)
+            }
             Family::Ready
             | Family::Due
             | Family::Lease
@@ -112,7 +129,7 @@ impl Family {
             | Family::Controls
             | Family::UploadPart => Some(Space::Queue),
             Family::DeadLetter => Some(Space::Dlq),
-            Family::Log => Some(Space::Output),
+            Family::Log | Family::Batch | Family::BlockHead | Family::Block | Family::Rollup => Some(Space::Output),
         }
     }
 }
@@ -255,6 +272,33 @@ pub fn log(id: JobId, offset: u64) -> Key {
     key(Space::Output, Family::Log, &[id.as_bytes(), &offset.to_be_bytes()])
 }
 
+pub fn name(name: &JobName) -> Key {
+    let digest: [u8; 32] = Sha256::digest(name.as_str().as_bytes()).into();
+    key(Space::Ledger, Family::Name, &[digest.get(..16).unwrap_or_default()])
+}
+
+pub fn batch(batch: u64, part: u16) -> Key {
+    key(Space::Output, Family::Batch, &[&batch.to_be_bytes(), &part.to_be_bytes()])
+}
+
+pub fn block_head(id: JobId, kind: OutputKind, first: u64) -> Key {
+    key(Space::Output, Family::BlockHead, &[id.as_bytes(), &[kind as u8], &first.to_be_bytes()])
+}
+
+pub fn block(id: JobId, kind: OutputKind, first: u64, part: u16) -> Key {
+    key(Space::Output, Family::Block, &[id.as_bytes(), &[kind as u8], &first.to_be_bytes(), &part.to_be_bytes()])
+}
+
+/// `resolution`: seconds of a step.
+pub fn rollup(id: JobId, resolution_s: u16, at_ms: i64) -> Key {
+    key(Space::Output, Family::Rollup, &[id.as_bytes(), &resolution_s.to_be_bytes(), &time(at_ms)])
+}
+
+/// What all keys of a job in this family of the output begin with.
+pub fn output_of(family: Family, id: JobId) -> Key {
+    key(Space::Output, family, &[id.as_bytes()])
+}
+
 pub fn of(queue_key: QueueKey) -> Key {
     match queue_key {
         QueueKey::Ready { priority, tenant, seq } => ready(priority, tenant, seq),
@@ -297,6 +341,15 @@ impl<'a> Fields<'a> {
 
     pub fn u8(&mut self) -> Option<u8> {
         self.take::<1>().map(|[b]| b)
+    }
+
+    pub fn u16(&mut self) -> Option<u16> {
+        self.take::<2>().map(u16::from_be_bytes)
+    }
+
+    /// Job, kind and first ordinal of a block.
+    pub fn block(&mut self) -> Option<(JobId, OutputKind, u64)> {
+        Some((self.job()?, OutputKind::from_number(self.u8()?)?, self.u64()?))
     }
 
     pub fn u32(&mut self) -> Option<u32> {

@@ -16,6 +16,7 @@ pub mod keys;
 mod ledger;
 mod mark;
 mod open;
+pub mod output;
 mod prune;
 mod published;
 mod queue;
@@ -24,6 +25,7 @@ mod queue_test;
 mod reader;
 mod records;
 mod salvage;
+mod sealer;
 mod spaces;
 mod tally;
 #[cfg(test)]
@@ -37,8 +39,12 @@ use std::time::Duration;
 
 pub use check::{CheckReport, check};
 pub use open::{OpenError, Opened, Options, StoreGuard, open};
+pub use output::{BlockHead, NamedJob, OutputBatch, Rollup, Tail, TextFilter};
 pub use published::{JobWatch, ReadyNews};
-pub use reader::{Counters, DueCursor, DueEntry, Plan, Reader, ReadyEntry, ReadyPage, ReadyTenants, Sizes, Standing};
+pub use reader::{
+    Counters, DueCursor, DueEntry, LogSlice, OutputLimit, OutputSlice, Plan, Reader, ReadyEntry, ReadyPage,
+    ReadyTenants, Sizes, Standing,
+};
 pub use salvage::{SalvageReport, salvage};
 pub use verbs::{
     Admitted, Canceled, End, FreshJob, Idempotency, Lease, LeaseWant, Left, NewJob, Prune, QueueKey, Replayed, Settled,
@@ -61,6 +67,7 @@ pub struct Store {
     committer: Arc<Committer>,
     published: Arc<Published>,
     spaces: spaces::Spaces,
+    tails: Arc<output::Tails>,
 }
 
 impl Store {
@@ -190,6 +197,28 @@ impl Store {
     pub async fn append_logs(&self, job: JobId, records: Vec<NewLog>) -> Result<u64, Refusal> {
         let bytes = records.iter().map(|record| 128 + record.message.len()).sum();
         self.change(bytes, move |tx| ledger::append_logs(tx, job, records)).await
+    }
+
+    /// Commits output of many jobs as one row. `done` gets for each piece of the batch its first ordinal, or NOT_FOUND where the job is
+    /// gone; it runs after the sync, on the committer's thread or the caller's, and must not block.
+    pub fn append_output(
+        &self,
+        batch: OutputBatch,
+        done: impl FnOnce(Result<Vec<Result<u64, Refusal>>, Refusal>) + Send + 'static,
+    ) {
+        let (number, bytes) = (self.tails.next_batch(), batch.bytes());
+        let change = move |tx: &mut Tx<'_>| output::append(tx, number, batch);
+        self.committer.submit(Box::new(Request { change: Some(change), result: None, done }), bytes, true);
+    }
+
+    /// Blocks while the sealer is far behind, at most `patience`. False: still no room for output.
+    pub fn wait_for_output_room(&self, patience: Duration) -> bool {
+        self.tails.wait_for_room(patience)
+    }
+
+    /// The jobs that other programs call so, in order; those nobody knows yet are made and run from now on.
+    pub async fn open_named(&self, jobs: Vec<NamedJob>) -> Result<Vec<JobId>, Refusal> {
+        self.change(512 * jobs.len(), move |tx| output::open_named(tx, jobs)).await
     }
 
     /// Turns the durable switches.

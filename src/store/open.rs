@@ -18,9 +18,11 @@ use serde::{Deserialize, Serialize};
 use super::committer::{Committer, Core, Floors};
 use super::keys::{self, Family, Key, Space};
 use super::mark::{Mark, MarkFile};
+use super::output::{self, Tails};
 use super::published::Published;
 use super::reader::Reader;
 use super::records::{self, ControlsRow, MarkRow};
+use super::sealer::Sealer;
 use super::spaces::Spaces;
 use super::tally::Tally;
 use super::{Store, journal};
@@ -44,11 +46,18 @@ pub struct Options {
     pub cache_bytes: u64,
     /// Journals on disk before the oldest is flushed away: bounds how long opening takes. At least 64 MiB.
     pub journal_bytes_max: u64,
+    pub output: output::Options,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { free_min_bytes: 1 << 30, free_min_percent: 5, cache_bytes: 32 << 20, journal_bytes_max: 128 << 20 }
+        Self {
+            free_min_bytes: 1 << 30,
+            free_min_percent: 5,
+            cache_bytes: 32 << 20,
+            journal_bytes_max: 128 << 20,
+            output: output::Options::default(),
+        }
     }
 }
 
@@ -120,6 +129,8 @@ pub fn open(dir: &Path, options: &Options, metrics: Metrics) -> Result<Opened, O
     }
     let sync = mark_file.sync_handle().map_err(|source| OpenError::Io { path: dir.join("mark"), source })?;
     let published = Arc::new(Published::new(state.mark.sequence, state.tally, state.controls));
+    let tails = Arc::new(Tails::new(options.output.clone()));
+    output::recover(&spaces, &tails).map_err(|refusal| OpenError::Damaged(refusal.message))?;
     let committer = Committer::new(Core {
         spaces: spaces.clone(),
         mark_file,
@@ -128,13 +139,20 @@ pub fn open(dir: &Path, options: &Options, metrics: Metrics) -> Result<Opened, O
         floors: state.floors.clone(),
         published: Arc::clone(&published),
         metrics,
+        tails: Arc::clone(&tails),
     });
+    let sealer = Sealer {
+        spaces: spaces.clone(),
+        committer: Arc::clone(&committer),
+        published: Arc::clone(&published),
+        tails: Arc::clone(&tails),
+    };
     let stop = Arc::new((Mutex::new(false), Condvar::new()));
-    let threads = spawn_threads(&committer, &published, &stop, sync, dir, options)
+    let threads = spawn_threads(&committer, &published, sealer, &stop, sync, dir, options)
         .map_err(|source| OpenError::Io { path: dir.to_owned(), source })?;
     Ok(Opened {
-        reader: Reader::new(spaces.clone(), Arc::clone(&published), state.floors.ready),
-        store: Store { committer: Arc::clone(&committer), published, spaces },
+        reader: Reader::new(spaces.clone(), Arc::clone(&published), state.floors.ready, Arc::clone(&tails)),
+        store: Store { committer: Arc::clone(&committer), published, spaces, tails },
         guard: StoreGuard { committer, stop, threads },
         torn_bytes,
     })
@@ -350,6 +368,7 @@ fn leases(spaces: &Spaces, floor: u64) -> Result<Vec<u64>, Refusal> {
 fn spawn_threads(
     committer: &Arc<Committer>,
     published: &Arc<Published>,
+    sealer: Sealer,
     stop: &Arc<(Mutex<bool>, Condvar)>,
     mark: fs::File,
     dir: &Path,
@@ -361,7 +380,14 @@ fn spawn_threads(
     look_at_disk(&dir, &options, &published);
     let finished = Arc::new(AtomicBool::new(false));
     let committer_done = Arc::clone(&finished);
+    let sealing = Arc::clone(&stop);
     Ok(vec![
+        std::thread::Builder::new().name("sealer".to_owned()).spawn(move || {
+            // What is not sealed at the end is read back from its batches: closing does not wait for it.
+            while !*sealing.0.lock().unwrap_or_else(PoisonError::into_inner) {
+                sealer.turn(false);
+            }
+        })?,
         std::thread::Builder::new().name("committer".to_owned()).spawn(move || {
             commits.run();
             committer_done.store(true, Ordering::Release);

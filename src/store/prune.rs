@@ -3,11 +3,12 @@
 //! Owns: which rows belong to a job, a letter, a key. Must not know: ages, schedules.
 
 use super::keys::{self, Family, Key, Space};
+use super::output::prune_output;
 use super::queue::drop_letter;
 use super::records::{IdempotencyRow, JobRow};
 use super::tx::Tx;
 use super::verbs::Prune;
-use crate::model::{JobId, Refusal, TaskRef};
+use crate::model::{JobId, JobName, Refusal, TaskRef};
 
 /// Log records deleted by one item in one group: a longer log takes several rounds, so that no group grows without bound.
 pub const LOGS_PER_ITEM_MAX: u64 = 10_000;
@@ -63,6 +64,13 @@ fn prune_job(tx: &mut Tx<'_>, id: JobId) -> Result<bool, Refusal> {
     if row.logs_from < row.log_count {
         tx.put_row(keys::job(id), &row);
         return Ok(false);
+    }
+    if !prune_output(tx, id)? {
+        tx.put_row(keys::job(id), &row);
+        return Ok(false);
+    }
+    if let Some(name) = JobName::parse(&row.name) {
+        tx.delete(keys::name(&name));
     }
     free_key(tx, id, &mut row)?;
     for (key, _) in tx.scan(&keys::tasks_of(id), usize::from(u16::MAX))? {

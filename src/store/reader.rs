@@ -3,9 +3,11 @@
 //! Owns: rows → model for everybody outside the committer. Must not know: verbs, groups, who asks.
 
 mod jobs;
+mod output;
 mod queue;
 mod uploads;
 
+pub use output::{LogSlice, OutputLimit, OutputSlice};
 pub use uploads::Standing;
 
 pub use queue::ReadyTenants;
@@ -18,6 +20,7 @@ use prost::Message;
 use tokio::sync::watch;
 
 use super::keys::{Family, Fields, Key, Space};
+use super::output::Tails;
 use super::published::{JobWatch, Published};
 use super::records::{self, damaged};
 use super::spaces::Spaces;
@@ -32,6 +35,7 @@ pub struct Reader {
     published: Arc<Published>,
     /// By class: at boot no ready entry stood below.
     ready_floor: [u64; 3],
+    pub(super) tails: Arc<Tails>,
 }
 
 /// What dispatch needs of a job to run its tasks.
@@ -107,8 +111,8 @@ pub struct Sizes {
 }
 
 impl Reader {
-    pub(super) fn new(spaces: Spaces, published: Arc<Published>, ready_floor: [u64; 3]) -> Self {
-        Self { spaces, published, ready_floor }
+    pub(super) fn new(spaces: Spaces, published: Arc<Published>, ready_floor: [u64; 3], tails: Arc<Tails>) -> Self {
+        Self { spaces, published, ready_floor, tails }
     }
 
     fn row<M: Message + Default>(&self, family: Family, key: &Key) -> Result<Option<M>, Refusal> {

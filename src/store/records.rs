@@ -9,7 +9,7 @@ mod spec;
 mod task;
 mod upload;
 
-pub use job::{JobRow, LogRow, priority_number};
+pub use job::{JobRow, LogRow, NameRow, priority_number};
 pub use queue::{ControlsRow, CountersRow, IdempotencyRow, LeaseRow, MarkRow, QueueRow, ReadyRow};
 pub use spec::{SpecRow, TaskSpecRow};
 pub use task::{AttemptRow, DeadLetterRow, FailedRow, FailureRow, ObjectRow, TaskRow};

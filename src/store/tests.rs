@@ -6,6 +6,7 @@ use crate::model::*;
 use crate::store::*;
 use crate::telemetry::Metrics;
 
+mod output;
 mod uploads;
 
 pub(super) fn reopen(dir: &Path) -> Opened {

@@ -10,10 +10,11 @@ use prost::Message;
 
 use super::TenantKey;
 use super::keys::{self, Family, Key};
+use super::output::Committed;
 use super::records::{self, JobRow, LogRow, TaskRow};
 use super::spaces::Spaces;
 use super::tally::Tally;
-use crate::model::{Controls, JobId, NewLog, Refusal, TaskRef};
+use crate::model::{Controls, JobId, NewLog, OutputKind, Refusal, TaskRef};
 
 /// Keys and values, in key order.
 pub type Rows = Vec<(Vec<u8>, Vec<u8>)>;
@@ -39,6 +40,10 @@ pub struct Tx<'a> {
     pub touched: BTreeSet<JobId>,
     /// Dispatch may have something to do.
     pub queue_moved: bool,
+    /// Output of this group: the tails take it over after the commit.
+    pub output: Vec<Committed>,
+    /// Jobs, or one kind of them, whose unsealed output goes.
+    pub forgotten: Vec<(JobId, Option<OutputKind>)>,
 }
 
 impl<'a> Tx<'a> {
@@ -56,6 +61,8 @@ impl<'a> Tx<'a> {
             created: Vec::new(),
             touched: BTreeSet::new(),
             queue_moved: false,
+            output: Vec::new(),
+            forgotten: Vec::new(),
         }
     }
 
@@ -65,6 +72,7 @@ impl<'a> Tx<'a> {
         let tally = self.tally;
         let lengths =
             (self.leased.len(), self.unleased.len(), self.spent.len(), self.created.len(), self.readied.len());
+        let output = (self.output.len(), self.forgotten.len());
         let result = verb(self);
         if result.is_err() {
             self.tally = tally;
@@ -73,6 +81,8 @@ impl<'a> Tx<'a> {
             self.spent.truncate(lengths.2);
             self.created.truncate(lengths.3);
             self.readied.truncate(lengths.4);
+            self.output.truncate(output.0);
+            self.forgotten.truncate(output.1);
             for (key, before) in std::mem::take(&mut self.undo).into_iter().rev() {
                 match before {
                     Some(before) => self.overlay.insert(key, before),

@@ -301,13 +301,18 @@ pub(crate) fn log_messages(page: LogPage) -> Vec<pb::QueryLogsResponse> {
         let size = record.encoded_len();
         if bytes + size > LOG_MESSAGE_BYTES_MAX && !records.is_empty() {
             let next_offset = record.offset;
-            messages.push(pb::QueryLogsResponse { records: std::mem::take(&mut records), next_offset, end: false });
+            messages.push(pb::QueryLogsResponse {
+                records: std::mem::take(&mut records),
+                next_offset,
+                end: false,
+                behind: 0,
+            });
             bytes = 0;
         }
         bytes += size;
         records.push(record);
     }
-    messages.push(pb::QueryLogsResponse { records, next_offset: page.next_offset, end: page.end });
+    messages.push(pb::QueryLogsResponse { records, next_offset: page.next_offset, end: page.end, behind: 0 });
     messages
 }
 

@@ -111,6 +111,8 @@ fn cleanup_kind_in(kind: pb::CleanupKind) -> Option<CleanupKind> {
         pb::CleanupKind::Dlq => Some(CleanupKind::Dlq),
         pb::CleanupKind::Queue => Some(CleanupKind::Queue),
         pb::CleanupKind::Uploads => Some(CleanupKind::Uploads),
+        pb::CleanupKind::Metrics => Some(CleanupKind::Metrics),
+        pb::CleanupKind::Events => Some(CleanupKind::Events),
     }
 }
 

@@ -111,7 +111,7 @@ proptest! {
     #[test]
     fn a_log_line_read_back_and_appended_again_is_the_same(entry in new_log_entry(), offset in any::<u64>()) {
         let job = JobId::first_at_ms(77);
-        let record = log_record(LogRecord { job, offset, stream: LogStream::Job, entry: entry.clone() });
+        let record = log_record(LogRecord { job, offset, stream: LogStream::Job, entry: entry.clone(), chunk: Default::default() });
         prop_assert_eq!(record.offset, offset);
         let append = pb::AppendLogsRequest { job_id: record.job_id.clone(), records: vec![record] };
         prop_assert_eq!(new_logs(append).unwrap(), (job, vec![entry]));
@@ -189,6 +189,10 @@ fn a_job() -> Job {
         trace_id: "t".into(),
         external: false,
         cancel_requested: false,
+        name: None,
+        output_counts: Vec::new(),
+        output_bytes: 0,
+        output_at_ms: 0,
     }
 }
 
@@ -327,7 +331,13 @@ fn drain_is_for_everything_and_a_switch_has_one_target() {
 #[test]
 fn a_page_of_long_lines_is_cut_into_messages_every_client_takes() {
     let entry = NewLog { message: "x".repeat(60_000), ..Default::default() };
-    let record = |offset| LogRecord { job: a_job().id, offset, stream: LogStream::Job, entry: entry.clone() };
+    let record = |offset| LogRecord {
+        job: a_job().id,
+        offset,
+        stream: LogStream::Job,
+        entry: entry.clone(),
+        chunk: Default::default(),
+    };
     let page = crate::ledger::LogPage { records: (0..100).map(record).collect(), next_offset: 150, end: true };
     let messages = log_messages(page);
     assert!(messages.len() > 4);

@@ -191,6 +191,10 @@ pub mod tests {
             trace_id: String::new(),
             external: false,
             cancel_requested: false,
+            name: None,
+            output_counts: Vec::new(),
+            output_bytes: 0,
+            output_at_ms: 0,
         }
     }
 

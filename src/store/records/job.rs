@@ -1,9 +1,12 @@
 //! Job rows and log rows.
 
+use bytes::Bytes;
 use prost::Message;
 
 use super::{FailureRow, Pairs, damaged};
-use crate::model::{Job, JobId, JobState, JobType, LogLevel, LogRecord, LogStream, NewLog, Priority, Refusal, Tenant};
+use crate::model::{
+    Job, JobId, JobName, JobState, JobType, LogLevel, LogRecord, LogStream, NewLog, Priority, Refusal, Tenant,
+};
 
 #[derive(Clone, PartialEq, Message)]
 pub struct JobRow {
@@ -67,6 +70,18 @@ pub struct JobRow {
     /// Attempts of its resources that may run at once; 0: no limit of its own.
     #[prost(uint32, tag = "40")]
     pub parallel_max: u32,
+    /// What another program calls the job; empty: nobody does.
+    #[prost(string, tag = "41")]
+    pub name: String,
+    /// By kind: records of output ever appended. Logs are counted in `log_count` instead.
+    #[prost(uint64, repeated, tag = "42")]
+    pub output_counts: Vec<u64>,
+    /// Bytes of output ever appended.
+    #[prost(uint64, tag = "43")]
+    pub output_bytes: u64,
+    /// When output came last.
+    #[prost(int64, tag = "44")]
+    pub output_at_ms: i64,
 }
 
 impl JobRow {
@@ -132,6 +147,10 @@ impl JobRow {
             trace_id: self.trace_id,
             external: self.external,
             cancel_requested: self.cancel_requested,
+            name: JobName::parse(&self.name),
+            output_counts: self.output_counts,
+            output_bytes: self.output_bytes,
+            output_at_ms: self.output_at_ms,
         })
     }
 }
@@ -157,6 +176,22 @@ pub fn state_number(state: JobState) -> u32 {
 
 pub fn state_from(number: u32) -> Option<JobState> {
     JobState::ALL.into_iter().find(|state| state_number(*state) == number)
+}
+
+/// Which job another program calls so.
+#[derive(Clone, PartialEq, Message)]
+pub struct NameRow {
+    #[prost(bytes = "vec", tag = "1")]
+    pub job: Vec<u8>,
+    /// The key holds its hash only.
+    #[prost(string, tag = "2")]
+    pub name: String,
+}
+
+impl NameRow {
+    pub fn job(&self) -> Result<JobId, Refusal> {
+        self.job.as_slice().try_into().map(JobId::from_bytes).map_err(|_| damaged("name"))
+    }
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -188,17 +223,21 @@ impl LogRow {
         }
     }
 
-    pub fn into_record(self, job: JobId, offset: u64) -> Result<LogRecord, Refusal> {
+    pub fn into_log(self) -> Result<NewLog, Refusal> {
         let index = usize::try_from(self.level).unwrap_or(usize::MAX);
         let level = *LogLevel::ALL.get(index).ok_or_else(|| damaged("log level"))?;
-        let entry = NewLog {
+        Ok(NewLog {
             resource_id: self.resource_id,
             level,
             timestamp_ms: self.timestamp_ms,
             message: self.message,
             fields: self.fields,
             trace_id: self.trace_id,
-        };
-        Ok(LogRecord { job, offset, stream: LogStream::Job, entry })
+        })
+    }
+
+    pub fn into_record(self, job: JobId, offset: u64) -> Result<LogRecord, Refusal> {
+        let entry = self.into_log()?;
+        Ok(LogRecord { job, offset, stream: LogStream::Job, entry, chunk: Bytes::new() })
     }
 }

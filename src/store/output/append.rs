@@ -1,0 +1,117 @@
+//! The verbs: a batch gets its ordinals and becomes a row; a job that another program names is found or made.
+//!
+//! Owns: the numbering of records. Must not know: who appends, compression.
+
+use prost::Message as _;
+
+use super::PART_BYTES;
+use super::batch::{BatchRow, Committed, OutputBatch, PieceRow};
+use super::tails::Chunk;
+use crate::model::{JobId, JobName, JobState, JobType, Manifest, OutputKind, Priority, Refusal, Tenant};
+use crate::store::keys::{self, Family};
+use crate::store::queue::{self, Admission};
+use crate::store::records::NameRow;
+use crate::store::tx::Tx;
+use crate::store::{NewJob, records};
+
+/// Gives every piece its ordinals and puts the batch. For each piece the first ordinal, or NOT_FOUND where its job is gone: the others
+/// stand.
+pub fn append(tx: &mut Tx<'_>, number: u64, batch: OutputBatch) -> Result<Vec<Result<u64, Refusal>>, Refusal> {
+    let OutputBatch { pieces, packed, now_ms } = batch;
+    let mut firsts = Vec::with_capacity(pieces.len());
+    let mut rows = Vec::with_capacity(pieces.len());
+    let mut chunks = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        let mut row = PieceRow {
+            job: piece.job.as_bytes().to_vec(),
+            kind: u32::from(piece.kind as u8),
+            count: piece.count,
+            body_bytes: piece.body.len() as u64,
+            first: 0,
+            void: true,
+        };
+        if let Some(mut job) = tx.job(piece.job)? {
+            let first = if piece.kind == OutputKind::Log {
+                let first = job.log_count;
+                job.log_count += piece.count;
+                first
+            } else {
+                let index = piece.kind.index();
+                if job.output_counts.len() <= index {
+                    job.output_counts.resize(index + 1, 0);
+                }
+                let next = job.output_counts.get_mut(index);
+                next.map_or(0, |next| std::mem::replace(next, *next + piece.count))
+            };
+            job.output_bytes += piece.data_bytes;
+            job.output_at_ms = job.output_at_ms.max(now_ms);
+            // Output is not a change of the job: its revision stays.
+            tx.put_row(keys::job(piece.job), &job);
+            tx.touched.insert(piece.job);
+            (row.first, row.void) = (first, false);
+            chunks.push((piece.job, piece.kind, Chunk { batch: number, first, count: piece.count, body: piece.body }));
+            firsts.push(Ok(first));
+        } else {
+            firsts.push(Err(Refusal::not_found(format!("job {}", piece.job)).with_job(piece.job)));
+        }
+        rows.push(row);
+    }
+    if !chunks.is_empty() {
+        let bytes = BatchRow { pieces: rows, packed }.encode_to_vec();
+        for (part, bytes) in bytes.chunks(PART_BYTES).enumerate() {
+            tx.put(keys::batch(number, u16::try_from(part).unwrap_or(u16::MAX)), bytes.to_vec());
+        }
+        tx.output.push(Committed { batch: number, chunks });
+    }
+    Ok(firsts)
+}
+
+/// A job to be made if nobody has this name yet.
+#[derive(Debug, Clone)]
+pub struct NamedJob {
+    pub name: JobName,
+    pub id: JobId,
+    pub job_type: JobType,
+    pub tenant: Tenant,
+    pub now_ms: i64,
+}
+
+/// The jobs of these names, in order; those that were not there run from now on.
+pub fn open_named(tx: &mut Tx<'_>, jobs: Vec<NamedJob>) -> Result<Vec<JobId>, Refusal> {
+    jobs.into_iter().map(|job| open_one(tx, job)).collect()
+}
+
+fn open_one(tx: &mut Tx<'_>, named: NamedJob) -> Result<JobId, Refusal> {
+    let key = keys::name(&named.name);
+    if let Some(known) = tx.row::<NameRow>(Family::Name, &key)? {
+        let id = known.job()?;
+        if known.name == named.name.as_str() && tx.job(id)?.is_some() {
+            return Ok(id);
+        }
+    }
+    let NamedJob { name, id, job_type, tenant, now_ms } = named;
+    let job = NewJob {
+        id,
+        job_type,
+        tenant,
+        priority: Priority::Normal,
+        trace_id: String::new(),
+        external: true,
+        idempotency: None,
+        manifest: Manifest { metadata_json: "{}".to_owned(), ..Manifest::default() },
+        tasks: Vec::new(),
+        manifest_bucket: String::new(),
+        manifest_key: String::new(),
+        now_ms,
+        open_tasks_max: u64::MAX,
+        parallel_max: 0,
+    };
+    queue::admit(tx, Admission::new(job))?;
+    let mut row = tx.job(id)?.ok_or_else(|| records::damaged("a job just made"))?;
+    tx.tally.count_state(Some(JobState::Queued), Some(JobState::InProgress));
+    row.set_state(JobState::InProgress);
+    row.name = name.as_str().to_owned();
+    tx.put_row(keys::job(id), &row);
+    tx.put_row(key, &NameRow { job: id.as_bytes().to_vec(), name: row.name });
+    Ok(id)
+}

@@ -1,0 +1,183 @@
+//! Records of one job and kind as bytes, column by column: what is alike stands together and compresses well.
+//!
+//! Owns: the byte form, version 1. Must not know: compression, keys, ordinals' meaning.
+//!
+//! `version, count, column lengths`, then the columns: ordinals, flags, times, sequences, data lengths, labels, data. Numbers are
+//! varints of the difference to the record before, so that a run of equal steps is a run of zeros.
+
+use bytes::Bytes;
+use prost::Message as _;
+use prost::encoding::{decode_varint, encode_varint};
+
+use crate::model::{LogStream, NewOutput, OutputKind, OutputRecord, Refusal};
+use crate::store::records::{LogRow, damaged};
+
+const VERSION: u8 = 1;
+const COLUMNS: usize = 7;
+const STREAM_BITS: u8 = 0b11;
+const HAS_LABEL: u8 = 0b100;
+
+fn zigzag(value: i64) -> u64 {
+    ((value << 1) ^ (value >> 63)).cast_unsigned()
+}
+
+fn unzigzag(value: u64) -> i64 {
+    (value >> 1).cast_signed() ^ -(value & 1).cast_signed()
+}
+
+fn stream_bits(stream: LogStream) -> u8 {
+    match stream {
+        LogStream::Job => 0,
+        LogStream::Stdout => 1,
+        LogStream::Stderr => 2,
+    }
+}
+
+/// Ordinals are relative: a reader adds the base it knows.
+pub fn encode<'a>(records: impl Iterator<Item = (u64, &'a NewOutput)>) -> Vec<u8> {
+    let mut columns: [Vec<u8>; COLUMNS] = Default::default();
+    let [ordinals, flags, times, sequences, lengths, labels, data] = &mut columns;
+    let (mut count, mut next, mut time, mut sequence) = (0u64, 0u64, 0i64, 0u64);
+    for (ordinal, record) in records {
+        encode_varint(ordinal.wrapping_sub(next), ordinals);
+        next = ordinal.wrapping_add(1);
+        let label = record.label.as_ref();
+        flags.push(stream_bits(record.stream) | if label.is_some() { HAS_LABEL } else { 0 });
+        encode_varint(zigzag(record.time_ns.wrapping_sub(time)), times);
+        time = record.time_ns;
+        encode_varint(zigzag(record.sequence.wrapping_sub(sequence).wrapping_sub(1).cast_signed()), sequences);
+        sequence = record.sequence;
+        encode_varint(record.data.len() as u64, lengths);
+        if let Some(label) = label {
+            let row = LogRow::from_log(label.as_ref().clone());
+            encode_varint(row.encoded_len() as u64, labels);
+            row.encode_raw(labels);
+        }
+        data.extend_from_slice(&record.data);
+        count += 1;
+    }
+    let mut bytes = Vec::with_capacity(64 + columns.iter().map(Vec::len).sum::<usize>());
+    bytes.push(VERSION);
+    encode_varint(count, &mut bytes);
+    for column in &columns {
+        encode_varint(column.len() as u64, &mut bytes);
+    }
+    for column in &columns {
+        bytes.extend_from_slice(column);
+    }
+    bytes
+}
+
+/// Reads the records back; their data are slices of `bytes`. DATA_LOSS when they are not what [`encode`] writes.
+pub fn decode(kind: OutputKind, base: u64, bytes: &Bytes) -> Result<Vec<OutputRecord>, Refusal> {
+    read(kind, base, bytes).ok_or_else(|| damaged("a piece of output"))
+}
+
+fn varint(from: &mut &[u8]) -> Option<u64> {
+    decode_varint(from).ok()
+}
+
+fn read(kind: OutputKind, base: u64, bytes: &Bytes) -> Option<Vec<OutputRecord>> {
+    let mut rest: &[u8] = bytes;
+    let (version, tail) = rest.split_first()?;
+    if *version != VERSION {
+        return None;
+    }
+    rest = tail;
+    let count = usize::try_from(varint(&mut rest)?).ok()?;
+    let mut lengths = [0usize; COLUMNS];
+    for length in &mut lengths {
+        *length = usize::try_from(varint(&mut rest)?).ok()?;
+    }
+    let mut at = bytes.len() - rest.len();
+    let mut column = [Bytes::new(), Bytes::new(), Bytes::new(), Bytes::new(), Bytes::new(), Bytes::new(), Bytes::new()];
+    for (column, length) in column.iter_mut().zip(lengths) {
+        let end = at.checked_add(length).filter(|end| *end <= bytes.len())?;
+        *column = bytes.slice(at..end);
+        at = end;
+    }
+    let [ordinals, flags, times, sequences, sizes, labels, data] = &column;
+    let mut ordinals: &[u8] = ordinals;
+    let mut times: &[u8] = times;
+    let mut sequences: &[u8] = sequences;
+    let mut sizes: &[u8] = sizes;
+    let mut labels: &[u8] = labels;
+    if flags.len() != count {
+        return None;
+    }
+    let (mut next, mut time, mut sequence, mut from) = (0u64, 0i64, 0u64, 0usize);
+    let mut records = Vec::with_capacity(count);
+    for flag in flags {
+        let ordinal = next.wrapping_add(varint(&mut ordinals)?);
+        next = ordinal.wrapping_add(1);
+        time = time.wrapping_add(unzigzag(varint(&mut times)?));
+        sequence = sequence.wrapping_add(1).wrapping_add(unzigzag(varint(&mut sequences)?).cast_unsigned());
+        let end = from.checked_add(usize::try_from(varint(&mut sizes)?).ok()?).filter(|end| *end <= data.len())?;
+        let label = if flag & HAS_LABEL == 0 { None } else { Some(Box::new(label(&mut labels)?)) };
+        let stream = match flag & STREAM_BITS {
+            0 => LogStream::Job,
+            1 => LogStream::Stdout,
+            2 => LogStream::Stderr,
+            _ => return None,
+        };
+        let entry = NewOutput { kind, stream, time_ns: time, sequence, label, data: data.slice(from..end) };
+        records.push(OutputRecord { ordinal: base.wrapping_add(ordinal), entry });
+        from = end;
+    }
+    Some(records)
+}
+
+fn label(labels: &mut &[u8]) -> Option<crate::model::NewLog> {
+    let length = usize::try_from(varint(labels)?).ok()?;
+    let (row, rest) = labels.split_at_checked(length)?;
+    *labels = rest;
+    LogRow::decode(row).ok()?.into_log().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::NewLog;
+
+    fn any_output() -> impl Strategy<Value = NewOutput> {
+        let stream = prop_oneof![Just(LogStream::Job), Just(LogStream::Stdout), Just(LogStream::Stderr)];
+        let data = prop::collection::vec(any::<u8>(), 0..200);
+        (stream, any::<i64>(), any::<u64>(), proptest::option::of("[a-zä]{0,20}"), data).prop_map(
+            |(stream, time_ns, sequence, message, data)| NewOutput {
+                kind: OutputKind::Log,
+                stream,
+                time_ns,
+                sequence,
+                label: message.map(|message| Box::new(NewLog { message, ..NewLog::default() })),
+                data: data.into(),
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_job_wrote_is_read_back_byte_for_byte(
+            entries in prop::collection::vec((0u64..5, any_output()), 0..40), base in 0u64..1_000_000,
+        ) {
+            let mut ordinal = 0;
+            let records: Vec<(u64, NewOutput)> = entries.into_iter().map(|(gap, entry)| {
+                ordinal += gap + 1;
+                (ordinal, entry)
+            }).collect();
+            let bytes = encode(records.iter().map(|(ordinal, entry)| (*ordinal, entry)));
+            let back = decode(OutputKind::Log, base, &bytes.into()).unwrap();
+            let expected: Vec<OutputRecord> = records.into_iter()
+                .map(|(ordinal, entry)| OutputRecord { ordinal: base + ordinal, entry }).collect();
+            prop_assert_eq!(back, expected);
+        }
+
+        #[test]
+        fn damaged_bytes_are_an_error_and_never_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+            let mut bytes = bytes;
+            bytes.insert(0, VERSION);
+            let _ = decode(OutputKind::Log, 0, &bytes.into());
+        }
+    }
+}

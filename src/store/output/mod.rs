@@ -1,0 +1,56 @@
+//! The output of running jobs: committed in batches over all jobs, sealed into blocks by job and kind.
+//!
+//! Owns: what an append writes, the part that is not sealed yet (in memory, and in batch rows that can bring it back), blocks with
+//! their heads, the sealer. Must not know: sockets, clocks, what a record's data mean.
+//!
+//! ```text
+//! append ─▶ Batch row (all jobs, one sync) ─▶ tails in memory ─▶ sealer ─▶ BlockHead + Block rows, Batch rows gone
+//! reader ◀── blocks below the tail's first ordinal, then the tail as it stood when the read began
+//! ```
+
+mod append;
+mod batch;
+mod block;
+mod codec;
+mod filter;
+mod prune;
+mod recover;
+mod rollup;
+mod tails;
+
+use serde::{Deserialize, Serialize};
+
+pub use append::{NamedJob, append, open_named};
+pub use batch::OutputBatch;
+pub use block::BlockHead;
+pub use filter::TextFilter;
+pub use prune::{prune_kind, prune_output};
+pub use recover::recover;
+pub use rollup::{Rollup, recompute as recompute_rollups};
+pub use tails::{Due, Tail, Tails};
+
+pub(super) use batch::Committed;
+pub(super) use block::{build as build_block, read_block, read_head};
+
+/// Values longer than this are cut into rows of this size: the journal's audit reads rows whole.
+const PART_BYTES: usize = 8 << 20;
+
+/// Section `store.output` of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Options {
+    /// Bytes of records that are compressed into one block.
+    pub block_bytes: usize,
+    /// Bytes of output kept in memory until they are sealed, of all jobs together. Twice this much makes appends wait.
+    pub tail_bytes_max: usize,
+    /// Output that waits longer than this is sealed however little it is.
+    pub seal_after_ms: u64,
+    /// zstd's level for blocks, 1 to 19.
+    pub compression_level: i32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { block_bytes: 256 << 10, tail_bytes_max: 32 << 20, seal_after_ms: 30_000, compression_level: 1 }
+    }
+}
