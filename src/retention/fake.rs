@@ -182,6 +182,7 @@ impl State {
             Prune::DeadLetter(id) => u64::from(self.letters.remove(id).is_some()),
             Prune::FailureRow(id) => u64::from(self.failures.remove(id)),
             Prune::Source(hash) => u64::from(self.sources.remove(hash).is_some()),
+            Prune::Output { .. } => 0,
         }
     }
 }

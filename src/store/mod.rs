@@ -9,6 +9,7 @@
 //! reader ◀──────────────── Fjall ◀─────────────────────────────┘
 //! ```
 
+mod append;
 mod check;
 mod committer;
 mod journal;
@@ -18,6 +19,7 @@ mod mark;
 mod open;
 pub mod output;
 mod prune;
+mod prune_output;
 mod published;
 mod queue;
 #[cfg(test)]
@@ -37,9 +39,10 @@ mod verbs;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use append::NamedJob;
 pub use check::{CheckReport, check};
 pub use open::{OpenError, Opened, Options, StoreGuard, open};
-pub use output::{BlockHead, NamedJob, OutputBatch, Rollup, Tail, TextFilter};
+pub use output::{BlockHead, OutputBatch, Rollup, Tail, TextFilter};
 pub use published::{JobWatch, ReadyNews};
 pub use reader::{
     Counters, DueCursor, DueEntry, LogSlice, OutputLimit, OutputSlice, Plan, Reader, ReadyEntry, ReadyPage,
@@ -207,7 +210,7 @@ impl Store {
         done: impl FnOnce(Result<Vec<Result<u64, Refusal>>, Refusal>) + Send + 'static,
     ) {
         let (number, bytes) = (self.tails.next_batch(), batch.bytes());
-        let change = move |tx: &mut Tx<'_>| output::append(tx, number, batch);
+        let change = move |tx: &mut Tx<'_>| append::append(tx, number, batch);
         self.committer.submit(Box::new(Request { change: Some(change), result: None, done }), bytes, true);
     }
 
@@ -218,7 +221,7 @@ impl Store {
 
     /// The jobs that other programs call so, in order; those nobody knows yet are made and run from now on.
     pub async fn open_named(&self, jobs: Vec<NamedJob>) -> Result<Vec<JobId>, Refusal> {
-        self.change(512 * jobs.len(), move |tx| output::open_named(tx, jobs)).await
+        self.change(512 * jobs.len(), move |tx| append::open_named(tx, jobs)).await
     }
 
     /// Turns the durable switches.

@@ -3,7 +3,7 @@
 //! Owns: which rows belong to a job, a letter, a key. Must not know: ages, schedules.
 
 use super::keys::{self, Family, Key, Space};
-use super::output::prune_output;
+use super::prune_output::{prune_kind, prune_output};
 use super::queue::drop_letter;
 use super::records::{IdempotencyRow, JobRow};
 use super::tx::Tx;
@@ -25,6 +25,10 @@ pub fn prune(tx: &mut Tx<'_>, item: &Prune) -> Result<u64, Refusal> {
             }
             Ok(deleted)
         }
+        Prune::Output { job, kind, until } => match terminal(tx, *job)? {
+            Some(_) => prune_kind(tx, *job, *kind, *until),
+            None => Ok(0),
+        },
         Prune::Idempotency(id) => {
             let Some(mut row) = tx.job(*id)? else { return Ok(0) };
             let freed = free_key(tx, *id, &mut row)?;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use sha2::{Digest, Sha256};
 
 use crate::model::{
-    DeadLetterId, Failure, Job, JobId, JobState, JobType, Manifest, NewLog, Priority, StoredObject, TaskIndex, TaskRef,
-    TaskSpec, Tenant, Validators,
+    DeadLetterId, Failure, Job, JobId, JobState, JobType, Manifest, NewLog, OutputKind, Priority, StoredObject,
+    TaskIndex, TaskRef, TaskSpec, Tenant, Validators,
 };
 
 /// A job that passed every check.
@@ -174,6 +174,12 @@ pub enum Prune {
     /// A terminal job's log records with offsets below `until`.
     Logs {
         job: JobId,
+        until: u64,
+    },
+    /// A terminal job's sealed output of one kind with ordinals below `until`.
+    Output {
+        job: JobId,
+        kind: OutputKind,
         until: u64,
     },
     /// The idempotency key of a job.

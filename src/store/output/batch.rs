@@ -27,9 +27,9 @@ pub struct Piece {
 
 /// Appends of many jobs, ready to be committed as one row.
 pub struct OutputBatch {
-    pub(super) pieces: Vec<Piece>,
-    pub(super) packed: Vec<u8>,
-    pub(super) now_ms: i64,
+    pub(in crate::store) pieces: Vec<Piece>,
+    pub(in crate::store) packed: Vec<u8>,
+    pub(in crate::store) now_ms: i64,
 }
 
 impl OutputBatch {

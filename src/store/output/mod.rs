@@ -8,32 +8,28 @@
 //! reader ◀── blocks below the tail's first ordinal, then the tail as it stood when the read began
 //! ```
 
-mod append;
 mod batch;
 mod block;
 mod codec;
 mod filter;
-mod prune;
 mod recover;
 mod rollup;
 mod tails;
 
 use serde::{Deserialize, Serialize};
 
-pub use append::{NamedJob, append, open_named};
 pub use batch::OutputBatch;
 pub use block::BlockHead;
 pub use filter::TextFilter;
-pub use prune::{prune_kind, prune_output};
 pub use recover::recover;
 pub use rollup::{Rollup, recompute as recompute_rollups};
-pub use tails::{Due, Tail, Tails};
+pub use tails::{Chunk, Due, Tail, Tails};
 
-pub(super) use batch::Committed;
+pub(super) use batch::{BatchRow, Committed, PieceRow};
 pub(super) use block::{build as build_block, read_block, read_head};
 
 /// Values longer than this are cut into rows of this size: the journal's audit reads rows whole.
-const PART_BYTES: usize = 8 << 20;
+pub const PART_BYTES: usize = 8 << 20;
 
 /// Section `store.output` of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,10 +2,9 @@
 //!
 //! Owns: which rows belong to it. Must not know: ages, reasons.
 
-use super::block;
+use super::output::read_head;
 use crate::model::{JobId, OutputKind, Refusal};
 use crate::store::keys::{self, Family, Key, Space};
-use crate::store::records::JobRow;
 use crate::store::tx::Tx;
 
 /// Rows deleted by one call: a larger job takes several groups.
@@ -30,13 +29,12 @@ pub fn prune_output(tx: &mut Tx<'_>, id: JobId) -> Result<bool, Refusal> {
 
 /// Deletes blocks of one kind whose last ordinal is below `until`, oldest first, and with metrics their roll-ups; then what is unsealed
 /// if `until` is the end. How many records are gone. Its caller keeps the job's row.
-pub fn prune_kind(tx: &mut Tx<'_>, id: JobId, row: &JobRow, kind: OutputKind, until: u64) -> Result<u64, Refusal> {
-    let _ = row;
+pub fn prune_kind(tx: &mut Tx<'_>, id: JobId, kind: OutputKind, until: u64) -> Result<u64, Refusal> {
     let from = keys::block_head(id, kind, 0);
     let end = keys::block_head(id, kind, until);
     let mut gone = 0;
     for (key, value) in tx.scan_range(&from, &end, ROWS_MAX)? {
-        let head = block::read_head(&key, &value)?;
+        let head = read_head(&key, &value)?;
         if head.last >= until {
             break;
         }

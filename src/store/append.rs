@@ -4,9 +4,7 @@
 
 use prost::Message as _;
 
-use super::PART_BYTES;
-use super::batch::{BatchRow, Committed, OutputBatch, PieceRow};
-use super::tails::Chunk;
+use super::output::{BatchRow, Chunk, Committed, OutputBatch, PART_BYTES, PieceRow};
 use crate::model::{JobId, JobName, JobState, JobType, Manifest, OutputKind, Priority, Refusal, Tenant};
 use crate::store::keys::{self, Family};
 use crate::store::queue::{self, Admission};
