@@ -19,6 +19,7 @@ mod flips;
 mod limits;
 mod lives;
 mod metrics;
+mod output_kept;
 mod polite;
 mod proxies;
 mod story;
