@@ -203,7 +203,9 @@ fn see(seen: &mut Walk, spaces: &Spaces, report: &mut CheckReport, key: &[u8], v
             }
         }
         Family::Name => seen.output.as_ref().map_or(Ok(()), |output| output.see_name(spaces, report, key, value))?,
-        Family::BlockHead => seen.output.as_mut().map_or(Ok(()), |output| output.see_head(spaces, report, key, value))?,
+        Family::BlockHead => {
+            seen.output.as_mut().map_or(Ok(()), |output| output.see_head(spaces, report, key, value))?
+        }
         Family::Block => seen.output.as_ref().map_or(Ok(()), |output| output.see_block(report, key))?,
         // Batches are read when everything else has been seen.
         Family::Batch | Family::Rollup => {}

@@ -69,13 +69,7 @@ impl OutputWalk {
     }
 
     /// Names stand behind the jobs.
-    pub fn see_name(
-        &self,
-        spaces: &Spaces,
-        report: &mut CheckReport,
-        key: &[u8],
-        value: &[u8],
-    ) -> Result<(), Refusal> {
+    pub fn see_name(&self, spaces: &Spaces, report: &mut CheckReport, key: &[u8], value: &[u8]) -> Result<(), Refusal> {
         let row: NameRow = records::decode("name", value)?;
         let (id, name) = (row.job()?, JobName::parse(&row.name).ok_or_else(|| damaged("a name"))?);
         if keys::name(&name).bytes != key {

@@ -108,7 +108,9 @@ fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
 fn read_rows(spaces: &Spaces, rows: &mut BTreeMap<Key, Option<Vec<u8>>>, report: &mut SalvageReport) {
     for space in Space::ALL {
         let here = |family: &Family| family.space().is_none_or(|home| home == space);
-        for family in Family::ALL.into_iter().filter(|family| here(family) && !salvage_output::FAMILIES.contains(family)) {
+        for family in
+            Family::ALL.into_iter().filter(|family| here(family) && !salvage_output::FAMILIES.contains(family))
+        {
             for row in spaces.range(space, &[family as u8], &keys::end_of(family)) {
                 match row {
                     Ok((key, value)) => {

@@ -137,7 +137,8 @@ impl Copy<'_> {
         let good = known.filter(|value| {
             let head = read_head(&key.bytes, value);
             let read = head.and_then(|head| {
-                let part = |key: &Key| Ok(found.iter().find(|(part, _)| is_part(key, *part)).map(|(_, value)| value.clone()));
+                let part =
+                    |key: &Key| Ok(found.iter().find(|(part, _)| is_part(key, *part)).map(|(_, value)| value.clone()));
                 Ok((head.last, head.count(), read_block(&head, part)?))
             });
             matches!(read, Ok((last, count, Some(records)))

@@ -12,8 +12,7 @@ use super::committer::{Committer, Request};
 use super::journal_room::JournalRoom;
 use super::keys::{self, Key, Space};
 use super::output::{
-    BlockRows, Chunk, Done, Due, Tails, batch_keys, build_block, open_behind, read_block, read_head,
-    recompute_rollups,
+    BlockRows, Chunk, Done, Due, Tails, batch_keys, build_block, open_behind, read_block, read_head, recompute_rollups,
 };
 use super::published::Published;
 use super::spaces::Spaces;
@@ -141,7 +140,8 @@ impl Sealer {
         let Some(first) = fresh.first().map(|record| record.ordinal) else {
             return Err(super::records::damaged(format!("a piece of output of job {}", due.job)));
         };
-        let mut sealed = Sealed { job: due.job, kind: due.kind, first, blocks: Vec::new(), replaced: None, gone: Vec::new() };
+        let mut sealed =
+            Sealed { job: due.job, kind: due.kind, first, blocks: Vec::new(), replaced: None, gone: Vec::new() };
         let fresh_bytes = fresh.iter().map(weight).sum::<usize>() as u64;
         let (before, open) = self.merged(due, first, fresh_bytes, &mut sealed)?;
         let merged = before.len();

@@ -32,7 +32,8 @@ pub struct TextFilter(Vec<u8>);
 impl TextFilter {
     pub fn of(records: &[OutputRecord]) -> Self {
         let text: u64 = records.iter().map(|record| record.entry.data.len() as u64).sum();
-        let said = records.iter().filter_map(|record| record.entry.label.as_ref()).map(|label| label.message.len() as u64);
+        let said =
+            records.iter().filter_map(|record| record.entry.label.as_ref()).map(|label| label.message.len() as u64);
         let text = text + said.sum::<u64>();
         if text < TEXT_BYTES_MIN {
             return Self::default();

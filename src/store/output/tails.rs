@@ -339,7 +339,8 @@ impl State {
         let before = tail.weight();
         for chunk in &done.chunks {
             // They are the oldest, so each is the first one when its turn comes.
-            let first = tail.chunks.front().is_some_and(|front| front.first == chunk.first && front.batch == chunk.batch);
+            let first =
+                tail.chunks.front().is_some_and(|front| front.first == chunk.first && front.batch == chunk.batch);
             if let Some(gone) = first.then(|| tail.chunks.pop_front()).flatten() {
                 tail.body_bytes -= gone.body.len();
                 if let Some(rows) = self.batches.get_mut(&gone.batch) {
