@@ -149,14 +149,8 @@ async fn a_turned_journal_and_a_compaction_lose_nothing_and_give_the_space_back(
     let dir = tempfile::tempdir().unwrap();
     let mut opened = open_small(dir.path());
     let (a, b) = (named(&opened.store, "a", 1).await, named(&opened.store, "b", 2).await);
-    let mut state = 1u64;
-    let mut noise = || -> Vec<u8> {
-        let mut next = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            (state >> 33) as u8
-        };
-        (0..8_000).map(|_| next()).collect()
-    };
+    let mut rng = fastrand::Rng::with_seed(1);
+    let mut noise = || -> Vec<u8> { (0..8_000).map(|_| rng.u8(..)).collect() };
     for n in 0..200 {
         let mut noisy = || NewOutput { data: noise().into(), ..line(n, OutputKind::Log) };
         let mut records = |job| OutputShare { job, records: (0..8).map(|_| noisy()).collect() };
