@@ -57,7 +57,8 @@ pub fn append(tx: &mut Tx<'_>, number: u64, batch: OutputBatch) -> Result<Vec<Re
     }
     if !chunks.is_empty() {
         let rows_below = u16::try_from(packed.len()).ok().and_then(|parts| parts.checked_add(1));
-        let count = rows_below.ok_or_else(|| Refusal::new(RefusalCode::PayloadTooLarge, "an append of more than 512 GiB"))?;
+        let count =
+            rows_below.ok_or_else(|| Refusal::new(RefusalCode::PayloadTooLarge, "an append of more than 512 GiB"))?;
         let head = BatchRow { pieces: rows, parts: u32::from(count) - 1 };
         let values = std::iter::once(head.encode_to_vec()).chain(packed);
         for (key, value) in batch_keys(number, count).zip(values) {

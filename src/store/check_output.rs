@@ -4,10 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::check::CheckReport;
 use super::keys::{self, Family, Fields, Space};
 use super::output::{read_batches, read_head, rebuild_head};
 use super::records::{self, JobRow, NameRow, damaged};
+use super::report::CheckReport;
 use super::spaces::Spaces;
 use crate::model::{JobId, JobName, OutputKind, Refusal};
 
@@ -59,13 +59,7 @@ impl OutputWalk {
     }
 
     /// Names stand behind the jobs.
-    pub fn see_name(
-        &self,
-        spaces: &Spaces,
-        report: &mut CheckReport,
-        key: &[u8],
-        value: &[u8],
-    ) -> Result<(), Refusal> {
+    pub fn see_name(&self, spaces: &Spaces, report: &mut CheckReport, key: &[u8], value: &[u8]) -> Result<(), Refusal> {
         let row: NameRow = records::decode("name", value)?;
         let (id, name) = (row.job()?, JobName::parse(&row.name).ok_or_else(|| damaged("a name"))?);
         if keys::name(&name).bytes != key {
@@ -213,10 +207,9 @@ fn missing(
 ) {
     let (job, kind) = place;
     for ordinal in ordinals.clone() {
-        if kind == OutputKind::Log {
-            if ordinal < counts.logs_from || matches!(spaces.get(&keys::log(job, ordinal)), Ok(Some(_))) {
-                continue;
-            }
+        let is_line = || ordinal < counts.logs_from || matches!(spaces.get(&keys::log(job, ordinal)), Ok(Some(_)));
+        if kind == OutputKind::Log && is_line() {
+            continue;
         }
         let (count, until) = (kind.name(), ordinals.end - 1);
         report.problem(format!("job {job} lacks records of {count} from {ordinal} to {until} or before"));

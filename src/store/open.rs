@@ -16,8 +16,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::committer::{Committer, Core, Floors};
-use super::keys::{self, Family, Key, Space};
 use super::journal_room::JournalRoom;
+use super::keys::{self, Family, Key, Space};
 use super::mark::{Mark, MarkFile};
 use super::output::{self, Tails};
 use super::published::Published;

@@ -12,20 +12,13 @@ use super::keys::{self, Family, Key, Space};
 use super::mark::{Mark, MarkFile};
 use super::open::{OpenError, Options, VERSION, open_database, recover};
 use super::records::{CountersRow, JobRow, MarkRow, QueueRow};
+use super::report::SalvageReport;
 use super::spaces::Spaces;
 use super::tally::Tally;
 use super::{check::rebuild_tally, journal, salvage_output};
 
 /// Rows written in one batch.
 const ROWS_PER_BATCH: usize = 10_000;
-
-#[derive(Debug, Default)]
-pub struct SalvageReport {
-    pub rows: u64,
-    pub jobs: u64,
-    /// What could not be kept, one line each.
-    pub lost: Vec<String>,
-}
 
 /// Writes what is readable of `dir` into the empty or missing folder `into`.
 pub fn salvage(dir: &Path, into: &Path) -> Result<SalvageReport, OpenError> {
@@ -108,7 +101,9 @@ fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
 fn read_rows(spaces: &Spaces, rows: &mut BTreeMap<Key, Option<Vec<u8>>>, report: &mut SalvageReport) {
     for space in Space::ALL {
         let here = |family: &Family| family.space().is_none_or(|home| home == space);
-        for family in Family::ALL.into_iter().filter(|family| here(family) && !salvage_output::FAMILIES.contains(family)) {
+        for family in
+            Family::ALL.into_iter().filter(|family| here(family) && !salvage_output::FAMILIES.contains(family))
+        {
             for row in spaces.range(space, &[family as u8], &keys::end_of(family)) {
                 match row {
                     Ok((key, value)) => {

@@ -8,7 +8,7 @@ use fjall::{UserKey, UserValue};
 
 use super::keys::{self, Family, Fields, Key, Space};
 use super::output::{batch_keys, read_batches, read_block, read_head, rebuild_head};
-use super::salvage::SalvageReport;
+use super::report::SalvageReport;
 use super::spaces::Spaces;
 use crate::model::{JobId, OutputKind, Refusal};
 
@@ -137,7 +137,8 @@ impl Copy<'_> {
         let good = known.filter(|value| {
             let head = read_head(&key.bytes, value);
             let read = head.and_then(|head| {
-                let part = |key: &Key| Ok(found.iter().find(|(part, _)| is_part(key, *part)).map(|(_, value)| value.clone()));
+                let part =
+                    |key: &Key| Ok(found.iter().find(|(part, _)| is_part(key, *part)).map(|(_, value)| value.clone()));
                 Ok((head.last, head.count(), read_block(&head, part)?))
             });
             matches!(read, Ok((last, count, Some(records)))

@@ -12,8 +12,7 @@ use super::committer::{Committer, Request};
 use super::journal_room::JournalRoom;
 use super::keys::{self, Key, Space};
 use super::output::{
-    BlockRows, Chunk, Done, Due, Tails, batch_keys, build_block, open_behind, read_block, read_head,
-    recompute_rollups,
+    BlockRows, Chunk, Done, Due, Tails, batch_keys, build_block, open_behind, read_block, read_head, recompute_rollups,
 };
 use super::published::Published;
 use super::spaces::Spaces;
@@ -44,6 +43,9 @@ pub struct Sealer {
 /// Blocks of one job and kind to be committed.
 struct Sealed {
     job: JobId,
+    kind: OutputKind,
+    /// Its first ordinal that is in no block yet.
+    first: u64,
     blocks: Vec<BlockRows>,
     /// The head of the block that the first of them replaces, as it was read: when it has changed or gone meanwhile, this is built anew.
     replaced: Option<(Key, Vec<u8>)>,
@@ -59,7 +61,7 @@ impl Sealer {
             let now = self.tails.ticks();
             if now != tick {
                 tick = now;
-                self.journals.turn(&self.spaces, &self.published, self.tails.bytes() == 0);
+                self.journals.turn(&self.spaces, &self.published, &self.tails);
             }
             let due = self.tails.due(TICK, ROUND_BYTES);
             if due.is_empty() && self.tails.spent_with(&[]).is_empty() {
@@ -105,9 +107,10 @@ impl Sealer {
         let bytes = rows.map(|(_, value)| value.len()).sum();
         let batches: Vec<Key> = spent.iter().flat_map(|(batch, rows)| batch_keys(*batch, *rows)).collect();
         let (tell, told) = std::sync::mpsc::channel();
+        let tails = Arc::clone(&self.tails);
         let change = move |tx: &mut Tx<'_>| {
             for sealed in sealed {
-                put(tx, sealed)?;
+                put(tx, &tails, sealed)?;
             }
             for (job, key, value) in rollups {
                 if tx.get(&keys::job(job))?.is_some() {
@@ -138,7 +141,8 @@ impl Sealer {
         let Some(first) = fresh.first().map(|record| record.ordinal) else {
             return Err(super::records::damaged(format!("a piece of output of job {}", due.job)));
         };
-        let mut sealed = Sealed { job: due.job, blocks: Vec::new(), replaced: None, gone: Vec::new() };
+        let mut sealed =
+            Sealed { job: due.job, kind: due.kind, first, blocks: Vec::new(), replaced: None, gone: Vec::new() };
         let fresh_bytes = fresh.iter().map(weight).sum::<usize>() as u64;
         let (before, open) = self.merged(due, first, fresh_bytes, &mut sealed)?;
         let merged = before.len();
@@ -192,7 +196,8 @@ impl Sealer {
 }
 
 fn weight(record: &OutputRecord) -> usize {
-    RECORD_BYTES + record.entry.data.len()
+    let label = record.entry.label.as_ref().map_or(0, |label| label.message.len());
+    RECORD_BYTES + record.entry.data.len() + label
 }
 
 /// Where blocks end, behind the record of this index, each with the streams that are open there. The first one holds all that is
@@ -262,9 +267,14 @@ fn done(due: &Due, records: &[OutputRecord], merged: usize, until: usize) -> Don
     done
 }
 
-fn put(tx: &mut Tx<'_>, sealed: Sealed) -> Result<(), Refusal> {
-    // A job deleted meanwhile takes its output with it.
-    if tx.get(&keys::job(sealed.job))?.is_none() {
+fn put(tx: &mut Tx<'_>, tails: &Tails, sealed: Sealed) -> Result<(), Refusal> {
+    // A job deleted meanwhile takes its output with it; so does one whose output of this kind was.
+    let forgotten =
+        |(job, kind): &(JobId, Option<OutputKind>)| *job == sealed.job && kind.is_none_or(|kind| kind == sealed.kind);
+    if tx.get(&keys::job(sealed.job))?.is_none()
+        || tx.forgotten.iter().any(forgotten)
+        || tails.first(sealed.job, sealed.kind) != Some(sealed.first)
+    {
         return Ok(());
     }
     if let Some((key, value)) = &sealed.replaced

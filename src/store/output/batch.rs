@@ -174,7 +174,9 @@ pub fn read_batches<V: AsRef<[u8]>>(
                 }
                 Err(refusal) => each(batch, Err(refusal))?,
             },
-            _ => each(batch, Err(damaged(format!("part {part} of output batch {batch}, which misses one before it,"))))?,
+            _ => {
+                each(batch, Err(damaged(format!("part {part} of output batch {batch}, which misses one before it,"))))?;
+            }
         }
     }
     open.map_or(Ok(()), |found| each(found.batch, Ok(found)))

@@ -199,6 +199,16 @@ impl Tails {
         self.bell.notify_all();
     }
 
+    /// The first ordinal that is in no block.
+    pub fn first(&self, job: JobId, kind: OutputKind) -> Option<u64> {
+        self.lock().by.get(&(job, kind)).and_then(|tail| tail.chunks.front()).map(|chunk| chunk.first)
+    }
+
+    /// There was output since the store was opened, or before and not sealed.
+    pub fn is_used(&self) -> bool {
+        self.next_batch.load(Ordering::Relaxed) > 1
+    }
+
     pub fn ticks(&self) -> u64 {
         self.lock().tick
     }
@@ -315,7 +325,8 @@ impl State {
         let before = tail.weight();
         for chunk in &done.chunks {
             // They are the oldest, so each is the first one when its turn comes.
-            let first = tail.chunks.front().is_some_and(|front| front.first == chunk.first && front.batch == chunk.batch);
+            let first =
+                tail.chunks.front().is_some_and(|front| front.first == chunk.first && front.batch == chunk.batch);
             if let Some(gone) = first.then(|| tail.chunks.pop_front()).flatten() {
                 tail.body_bytes -= gone.body.len();
                 if let Some(rows) = self.batches.get_mut(&gone.batch) {

@@ -259,7 +259,8 @@ async fn blocks_end_where_lines_end_so_that_a_search_reads_one() {
     let heads = opened.reader.heads_of(a, OutputKind::Log, 0, 1_000).unwrap();
     let whole = heads.iter().filter(|head| head.open_streams == 0).count();
     assert!(whole * 10 >= heads.len(), "{whole} of {} blocks end with a line", heads.len());
-    let joined: Vec<u8> = texts(&opened.reader, a, OutputKind::Log).iter().flat_map(|(_, data)| data.to_vec()).collect();
+    let joined: Vec<u8> =
+        texts(&opened.reader, a, OutputKind::Log).iter().flat_map(|(_, data)| data.to_vec()).collect();
     assert_eq!(joined, text);
 }
 
@@ -304,7 +305,8 @@ async fn a_lost_head_is_named_by_the_check_and_made_anew_by_salvage() {
     let opened = open_small(dir.path());
     let a = named(&opened.store, "a", 1).await;
     for round in 0..40u64 {
-        append(&opened.store, vec![OutputShare { job: a, records: (0..20).map(|n| line(round * 20 + n)).collect() }]).await;
+        append(&opened.store, vec![OutputShare { job: a, records: (0..20).map(|n| line(round * 20 + n)).collect() }])
+            .await;
     }
     sealed(&opened, 4, a).await;
     let before = texts(&opened.reader, a, OutputKind::Log);
@@ -323,34 +325,4 @@ async fn a_lost_head_is_named_by_the_check_and_made_anew_by_salvage() {
     assert_eq!(check(&into).unwrap().problems, Vec::<String>::new());
     let opened = open_small(&into);
     assert_eq!(texts(&opened.reader, a, OutputKind::Log), before);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore]
-async fn scratch_du() {
-    let dir = tempfile::tempdir().unwrap();
-    let opened = open(dir.path(), &Options::default(), Metrics::new()).unwrap();
-    let mut jobs = Vec::new();
-    for n in 0..100u8 { jobs.push(named(&opened.store, &format!("j{n}"), n).await); }
-    let (mut rng, mut time_ms) = (7, 1_772_000_000_000);
-    let start = std::time::Instant::now();
-    for _ in 0..100 {
-        let shares = jobs.iter().map(|job| OutputShare { job: *job, records: (0..50).map(|_| {
-            let mut data = Vec::new();
-            corpus::line(&mut rng, &mut time_ms, &mut data);
-            NewOutput { stream: LogStream::Stdout, data: data.into(), ..line(0) }
-        }).collect() }).collect();
-        append(&opened.store, shares).await;
-        while !opened.store.wait_for_output_room(Duration::from_secs(1)) {}
-    }
-    println!("appended {:?} unsealed {:?}", start.elapsed(), opened.reader.unsealed());
-    for s in 0..30 {
-        let out = std::process::Command::new("sh").arg("-c").arg(format!("du -sk {0}; du -k {0}/db/*.jnl", dir.path().display())).output().unwrap();
-        println!("{s} {:?} {:?}\n{}", start.elapsed(), opened.reader.unsealed(), String::from_utf8_lossy(&out.stdout));
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-    let heads = opened.reader.heads_after(None, 100_000).unwrap();
-    println!("heads {} stored {}", heads.len(), heads.iter().map(|h| h.stored_bytes).sum::<u64>());
-    drop(opened);
-    println!("{:?}", check(dir.path()).unwrap().problems);
 }
