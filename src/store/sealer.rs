@@ -61,7 +61,7 @@ impl Sealer {
             let now = self.tails.ticks();
             if now != tick {
                 tick = now;
-                self.journals.turn(&self.spaces, &self.published, self.tails.bytes() == 0);
+                self.journals.turn(&self.spaces, &self.published, &self.tails);
             }
             let due = self.tails.due(TICK, ROUND_BYTES);
             if due.is_empty() && self.tails.spent_with(&[]).is_empty() {
@@ -196,7 +196,8 @@ impl Sealer {
 }
 
 fn weight(record: &OutputRecord) -> usize {
-    RECORD_BYTES + record.entry.data.len()
+    let label = record.entry.label.as_ref().map_or(0, |label| label.message.len());
+    RECORD_BYTES + record.entry.data.len() + label
 }
 
 /// Where blocks end, behind the record of this index, each with the streams that are open there. The first one holds all that is

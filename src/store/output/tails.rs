@@ -201,6 +201,11 @@ impl Tails {
         self.bell.notify_all();
     }
 
+    /// There was output since the store was opened, or before and not sealed.
+    pub fn is_used(&self) -> bool {
+        self.next_batch.load(Ordering::Relaxed) > 1
+    }
+
     pub fn ticks(&self) -> u64 {
         self.lock().tick
     }
