@@ -250,6 +250,43 @@ async fn a_job_deleted_under_its_sender_begins_anew() {
     assert_eq!(kept.chunks("again"), [(LogStream::Stdout, b"second life".to_vec())]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_disk_nearly_full_appends_are_refused_and_what_the_socket_took_waits_and_is_not_lost() {
+    let mut host = Host::start(|_| {}).await;
+    let mut sender = Sender::connect(host.joblet_path()).await;
+    sender.send(&chunk("patient", false, 0, "line 0")).await;
+    written(&host, 1).await;
+    host.configure(|config| {
+        config.ingest.output.buffer_bytes = 100_000;
+        config.store.free_min_bytes = u64::MAX;
+        config.store.free_min_percent = 100;
+    });
+    host.restart().await;
+    let client = host.client().await;
+    let job_id = client.list_jobs(pb::ListJobsRequest::default()).await.unwrap().jobs[0].job_id.clone();
+    let records = vec![written_record(pb::LogStream::Stdout, b"x")];
+    let append = client.append_logs(pb::AppendLogsRequest { job_id, records });
+    assert_eq!(append.await.unwrap_err().code(), "STORAGE_FULL");
+    let sender = Sender::connect(host.joblet_path()).await;
+    let frames: Vec<u8> = (1..100_000).flat_map(|n| chunk("patient", false, n, format!("line {n}"))).collect();
+    // The spool fills, then the socket: then nobody reads.
+    let mut sent = 0;
+    while sent < 1_000_000 {
+        sent += sender.fill(&frames[sent..]);
+        if metric(&host, "persist_buffer_bytes").await == 100_000 && sender.fill(&frames[sent..]) == 0 {
+            break;
+        }
+    }
+    assert!(sent < frames.len(), "a full spool does not pause the sender");
+    assert_eq!(metric(&host, "persist_records_written_total").await, 0);
+    let kept = stopped(&mut host).await;
+    let lines = kept.chunks("patient");
+    assert!(lines.len() > 1_000, "{} lines", lines.len());
+    for (n, (_, content)) in lines.iter().enumerate() {
+        assert_eq!(content, format!("line {n}").as_bytes());
+    }
+}
+
 fn written_record(stream: pb::LogStream, bytes: &[u8]) -> pb::LogRecord {
     let content = match stream {
         pb::LogStream::Job => pb::log_record::Content::Message(String::from_utf8(bytes.to_vec()).unwrap()),
