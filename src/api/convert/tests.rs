@@ -270,7 +270,8 @@ fn a_dead_letter_tells_why_without_credentials() {
 fn a_piece_of_output_is_taken_and_one_in_the_wrong_place_is_named() {
     use pb::log_record::Content;
 
-    let record = |stream: pb::LogStream, content| pb::LogRecord { stream: stream.into(), content, ..Default::default() };
+    let record =
+        |stream: pb::LogStream, content| pb::LogRecord { stream: stream.into(), content, ..Default::default() };
     let bytes = || Some(Content::Chunk(vec![0, 255]));
     let text = || Some(Content::Message("m".to_owned()));
     let taken = new_records(vec![record(pb::LogStream::Stderr, bytes()), record(pb::LogStream::Job, text())]).unwrap();
