@@ -84,6 +84,8 @@ metrics! {
     ledger_pruned_logs: IntCounter "fetchbox_ledger_pruned_logs_total" "Log records deleted by retention.";
     commit_latency: Histogram "fetchbox_commit_latency_seconds" "One group's write and sync.";
     commit_groups: IntCounter "fetchbox_commit_groups_total" "Groups committed.";
+    persist_queries: IntCounter "persist_query_requests_total" "Queries of job output.";
+    persist_undecodable: IntCounter "persist_undecodable_total" "Stored records of job output that could not be read as what they are, and were left out of an answer.";
     service_ready: IntGaugeVec "service_ready" ["service"] "1 while the part can do its work.";
 }
 
