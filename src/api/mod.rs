@@ -23,6 +23,7 @@ mod health;
 pub mod http;
 pub mod incoming;
 pub mod ipc;
+pub mod joblet;
 mod pages;
 
 use std::sync::Arc;
@@ -44,6 +45,7 @@ use crate::telemetry::Metrics;
 #[serde(deny_unknown_fields, default)]
 pub struct Options {
     pub ipc: ipc::Options,
+    pub joblet: joblet::Options,
     pub grpc: grpc::Options,
     pub http: http::Options,
 }
