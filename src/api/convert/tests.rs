@@ -111,10 +111,10 @@ proptest! {
     #[test]
     fn a_log_line_read_back_and_appended_again_is_the_same(entry in new_log_entry(), offset in any::<u64>()) {
         let job = JobId::first_at_ms(77);
-        let record = log_record(LogRecord { job, offset, stream: LogStream::Job, entry: entry.clone(), chunk: Default::default() });
+        let record = log_record(LogRecord { job, offset, stream: LogStream::Job, entry: entry.clone(), chunk: Default::default() }, &job.to_string());
         prop_assert_eq!(record.offset, offset);
         let append = pb::AppendLogsRequest { job_id: record.job_id.clone(), records: vec![record] };
-        prop_assert_eq!(new_logs(append).unwrap(), (job, vec![entry]));
+        prop_assert_eq!(new_logs(append, job).unwrap(), (job, vec![entry]));
     }
 
     #[test]
@@ -339,7 +339,7 @@ fn a_page_of_long_lines_is_cut_into_messages_every_client_takes() {
         chunk: Default::default(),
     };
     let page = crate::ledger::LogPage { records: (0..100).map(record).collect(), next_offset: 150, end: true };
-    let messages = log_messages(page);
+    let messages = log_messages(page, "j");
     assert!(messages.len() > 4);
     let mut expected = 0;
     for message in &messages {
