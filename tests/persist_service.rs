@@ -93,7 +93,9 @@ async fn what_a_job_wrote_is_answered_byte_for_byte_stream_after_stream_and_afte
         assert_eq!(logs(&persist, of("nobody")).await, []);
         assert_eq!(logs(&persist, of("../x")).await, []);
     }
-    checker::check(&host).await;
+    let folder = host.data_dir();
+    host.stop().await;
+    checker::data_is_clean(&folder).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -230,7 +232,9 @@ async fn metrics_come_as_samples_and_as_steps_sealed_or_not() {
     let sent = &pages[0].series[1];
     assert_eq!((sent.name.as_str(), sent.counter, pages[0].series.len()), ("net_tx_bytes", true, 2));
     assert!(sent.points.iter().all(|point| point.avg == Some(0.2)));
-    checker::check(&host).await;
+    let folder = host.data_dir();
+    host.stop().await;
+    checker::data_is_clean(&folder).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -270,7 +274,7 @@ async fn events_are_answered_in_the_numbers_of_the_service_they_are_asked_of() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_is_listed_told_about_and_deleted_while_it_runs_and_an_unknown_one_is_deleted_too() {
-    let host = Host::start(small_blocks).await;
+    let mut host = Host::start(small_blocks).await;
     let client = host.client().await;
     let persist = client.persist();
     for job in ["a", "b", "c"] {
@@ -302,7 +306,9 @@ async fn a_job_is_listed_told_about_and_deleted_while_it_runs_and_an_unknown_one
     assert_eq!(numbers(&logs(&persist, of("a")).await), [1]);
     let dry = persist.cleanup_old_data(pp::CleanupRequest { dry_run: true }).await.unwrap();
     assert_eq!(dry.jobs_deleted, 0);
-    checker::check(&host).await;
+    let folder = host.data_dir();
+    host.stop().await;
+    checker::data_is_clean(&folder).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

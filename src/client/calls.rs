@@ -72,6 +72,11 @@ impl Client {
     pub async fn query_logs(&self, request: pb::QueryLogsRequest) -> Result<Answers<pb::QueryLogsResponse>, Error> {
         Ok(answers(self.ledger.clone().query_logs(request).await?.into_inner()))
     }
+
+    /// Hits as they are found, with how far the search is; the last message says where to go on.
+    pub async fn search_logs(&self, request: pb::SearchLogsRequest) -> Result<Answers<pb::SearchLogsResponse>, Error> {
+        Ok(answers(self.ledger.clone().search_logs(request).await?.into_inner()))
+    }
 }
 
 fn answers<T: Send + 'static>(stream: tonic::Streaming<T>) -> Answers<T> {
