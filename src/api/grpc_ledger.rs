@@ -31,9 +31,17 @@ impl LedgerService for Door {
 
     async fn query_metrics(
         &self,
-        _request: Request<pb::QueryMetricsRequest>,
+        request: Request<pb::QueryMetricsRequest>,
     ) -> Result<Response<pb::QueryMetricsResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        self.once(Call::client("QueryMetrics"), async {
+            let request = request.into_inner();
+            let query = convert::metric_query(&request)?;
+            let no_job = || Refusal::not_found(format!("job {}", request.job_id)).with_job(&request.job_id);
+            let id = self.known(&request.job_id).await?.ok_or_else(no_job)?.id;
+            let page = self.read(move |ledger| ledger.metrics(id, &query)).await?;
+            Ok(convert::metrics(page, &convert::functions(&request)))
+        })
+        .await
     }
 
     type SearchLogsStream = Answers<pb::SearchLogsResponse>;

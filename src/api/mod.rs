@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! ipc   u32 frames on a Unix socket ─┐
-//! grpc  JobService, LedgerService   ─┼─▶ convert ─▶ ingest · ledger · dispatch · retention
+//! grpc  every service of proto/     ─┼─▶ convert ─▶ ingest · ledger · dispatch · retention
 //! http  /metrics, /health           ─┘      errors ◀─ Refusal
 //! ```
 //! Owns: framing, back-pressure towards clients, translation of requests, answers and refusals, limits on connections.
@@ -16,12 +16,15 @@ pub mod frame;
 pub mod grpc;
 mod grpc_health;
 mod grpc_job;
+mod grpc_joblet;
 mod grpc_ledger;
+mod grpc_persist;
 mod health;
 pub mod http;
 pub mod incoming;
 pub mod ipc;
 pub mod joblet;
+mod pages;
 
 use std::sync::Arc;
 

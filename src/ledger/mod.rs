@@ -9,10 +9,15 @@ mod explain;
 mod lists;
 mod live;
 mod logs;
+mod metrics;
+mod output;
 mod scan;
 mod token;
 
 use futures_util::stream::BoxStream;
+
+pub use metrics::{MetricPage, MetricPoint, MetricQuery};
+pub use output::{OutputPage, OutputQuery, OutputWatch};
 
 use crate::model::{
     Controls, DeadLetter, DeadLetterId, DeadLetterSelector, Failure, Job, JobId, JobState, JobType, LogLevel,

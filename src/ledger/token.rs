@@ -15,6 +15,7 @@ pub enum Kind {
     Tasks = b'T',
     Failures = b'F',
     DeadLetters = b'D',
+    Metrics = b'M',
 }
 
 pub fn write(kind: Kind, cursor: &[u8]) -> String {

@@ -42,7 +42,7 @@ use std::time::Duration;
 pub use append::NamedJob;
 pub use check::{CheckReport, check};
 pub use open::{OpenError, Opened, Options, StoreGuard, open};
-pub use output::{BlockHead, OutputBatch, Rollup, Tail, TextFilter};
+pub use output::{BlockHead, OutputBatch, ROLLUPS_S, Rollup, Tail, TextFilter};
 pub use published::{JobWatch, ReadyNews};
 pub use reader::{
     Counters, DueCursor, DueEntry, LogSlice, OutputLimit, OutputSlice, Plan, Reader, ReadyEntry, ReadyPage,

@@ -3,6 +3,7 @@
 //! Owns: rows → model for everybody outside the committer. Must not know: verbs, groups, who asks.
 
 mod jobs;
+mod metrics;
 mod output;
 mod queue;
 mod uploads;

@@ -59,7 +59,7 @@ impl Sealer {
         let batches = self.batch_keys(&spent)?;
         let jobs: Vec<JobId> = due.iter().map(|due| due.job).collect();
         let metrics = due.iter().filter(|due| due.kind == OutputKind::Metric);
-        let rollups = recompute_rollups(&self.spaces, &self.tails, metrics)?;
+        let rollups = recompute_rollups(&self.spaces, metrics)?;
         let bytes = sealed.iter().flat_map(|block| &block.rows).map(|(_, value)| value.len()).sum();
         let (tell, told) = std::sync::mpsc::channel();
         let change = move |tx: &mut Tx<'_>| {

@@ -74,6 +74,7 @@ pub const ONLY: &[(&str, &str, &[&str])] = &[
             "TextFilter",
             "Tail",
             "Rollup",
+            "ROLLUPS_S",
             "LogSlice",
             "OutputLimit",
             "OutputSlice",

@@ -14,6 +14,7 @@ mod codec;
 mod filter;
 mod recover;
 mod rollup;
+mod sample;
 mod tails;
 
 use serde::{Deserialize, Serialize};
@@ -22,7 +23,8 @@ pub use batch::OutputBatch;
 pub use block::BlockHead;
 pub use filter::TextFilter;
 pub use recover::recover;
-pub use rollup::{Rollup, recompute as recompute_rollups};
+pub use rollup::{RESOLUTIONS_S as ROLLUPS_S, Rollup, recompute as recompute_rollups};
+pub use sample::{sample, time_of as sample_time};
 pub use tails::{Chunk, Due, Tail, Tails};
 
 pub(super) use batch::{BatchRow, Committed, PieceRow};
