@@ -8,7 +8,6 @@ use crate::model::{DeadLetter, DeadLetterId, DeadLetterSelector, JobId, Refusal,
 use crate::objects::Place;
 use crate::store::Prune;
 
-use super::walk::trim_long_log;
 use super::world::World;
 
 /// Objects deleted at the same time: enough to hide a round trip, few beside the workers' own requests.
@@ -41,12 +40,21 @@ pub async fn job<W: World>(world: &W, id: JobId, objects_too: bool, rows: usize)
             objects += delete_objects(world, vec![manifest]).await?;
         }
     }
-    trim_long_log(world, &job).await?;
     if world.prune(vec![Prune::Job(id)]).await? == 0 {
         // Deleted or retried by somebody else meanwhile.
         return Err(if world.job(id)?.is_some() { still_active(id) } else { no_job(id) });
     }
     Ok(objects)
+}
+
+/// Deletes a job that another program named with everything of it, whatever its state. What arrives for it from the first group on makes
+/// a new job of that name. After an error the same call goes on where it stopped.
+pub async fn named<W: World>(world: &W, id: JobId) -> Result<(), Refusal> {
+    if world.prune(vec![Prune::Named(id)]).await? == 0 {
+        // Gone meanwhile, or nobody has named it.
+        return Err(if world.job(id)?.is_some() { still_active(id) } else { no_job(id) });
+    }
+    Ok(())
 }
 
 fn no_job(id: JobId) -> Refusal {
