@@ -39,6 +39,7 @@ calls! {
     jobs.delete_job: DeleteJobRequest => DeleteJobResponse;
     jobs.explain_job: ExplainJobRequest => ExplainJobResponse;
     jobs.explain_task: ExplainTaskRequest => ExplainTaskResponse;
+    ledger.query_metrics: QueryMetricsRequest => QueryMetricsResponse;
     ledger.update_job_status: UpdateJobStatusRequest => Job;
     ledger.append_logs: AppendLogsRequest => AppendLogsResponse;
     /// Newest first over all jobs.
@@ -79,6 +80,6 @@ impl Client {
     }
 }
 
-fn answers<T: Send + 'static>(stream: tonic::Streaming<T>) -> Answers<T> {
+pub(super) fn answers<T: Send + 'static>(stream: tonic::Streaming<T>) -> Answers<T> {
     stream.map(|item| item.map_err(Error::from)).boxed()
 }
