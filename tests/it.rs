@@ -20,6 +20,7 @@ mod limits;
 mod lives;
 mod metrics;
 mod output_in;
+mod persist_service;
 mod polite;
 mod proxies;
 mod story;

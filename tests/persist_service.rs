@@ -7,7 +7,8 @@ use futures_util::TryStreamExt as _;
 use prost::Message as _;
 
 use crate::harness::host::Host;
-use crate::harness::{checker, in_time, pb};
+use crate::harness::joblet::{Sender, chunk, envelope};
+use crate::harness::{checker, eventually, in_time, pb};
 
 const SECOND: i64 = 1_000_000_000;
 
@@ -66,7 +67,8 @@ async fn what_a_job_wrote_is_answered_byte_for_byte_stream_after_stream_and_afte
         }
         let persist = host.client().await.persist();
         let all = logs(&persist, of("job-1")).await;
-        let (out, err): (Vec<u64>, Vec<u64>) = ((0..600).filter(|at| at % 3 != 0).collect(), (0..600).step_by(3).collect());
+        let (out, err): (Vec<u64>, Vec<u64>) =
+            ((0..600).filter(|at| at % 3 != 0).collect(), (0..600).step_by(3).collect());
         assert_eq!(numbers(&all), [out.clone(), err.clone()].concat());
         for line in &all {
             let sent = piece(line.sequence);
@@ -197,7 +199,8 @@ async fn metrics_come_as_samples_and_as_steps_sealed_or_not() {
         assert_eq!((got.memory_usage, got.cpu_usage, got.disk_io), (sent.memory_usage, sent.cpu_usage, None));
         assert_eq!((metric.job_uuid.as_str(), metric.timestamp), ("measured", at as i64 * 5 * SECOND));
     }
-    let few = pp::QueryMetricsRequest { start_time: 10 * SECOND, end_time: 30 * SECOND, limit: 2, offset: 1, ..ask.clone() };
+    let few =
+        pp::QueryMetricsRequest { start_time: 10 * SECOND, end_time: 30 * SECOND, limit: 2, offset: 1, ..ask.clone() };
     assert_eq!(metrics(few).await.iter().map(|metric| metric.sequence).collect::<Vec<_>>(), [3, 4]);
 
     let minutes = metrics(pp::QueryMetricsRequest { step_seconds: 60, ..ask.clone() }).await;
@@ -328,6 +331,39 @@ async fn an_append_that_cannot_be_taken_says_why_and_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_core_sent_is_what_its_queries_get() {
+    let host = Host::start(small_blocks).await;
+    let mut sender = Sender::connect(host.joblet_path()).await;
+    for at in 0..300u64 {
+        sender.send(&chunk("sent", at % 3 == 0, at, format!("line {at}\n"))).await;
+        sender.send(&envelope("sent", 2, at, sample(at).encode_to_vec())).await;
+        let file = ipc::FileEvent { path: format!("/tmp/{at}"), bytes: at as i64, ..Default::default() };
+        sender.send(&envelope("sent", 9, at, file.encode_to_vec())).await;
+    }
+    sender.finish().await;
+    let persist = host.client().await.persist();
+    let whole = pp::QueryLogsRequest { follow: true, ..of("sent") };
+    // The job is there as soon as its first record is.
+    let info = pp::GetJobInfoRequest { job_id: "sent".into() };
+    eventually("the job", || async { persist.get_job_info(info.clone()).await.ok() }).await;
+    let mut stream = persist.query_logs(whole).await.unwrap();
+    for at in 0..300u64 {
+        let line = in_time("the next record", stream.try_next()).await.unwrap().unwrap();
+        assert_eq!((line.sequence, line.content), (at, format!("line {at}\n").into_bytes()));
+    }
+    let all = async |ask: pp::QueryTelemetryRequest| -> Vec<pp::FileEvent> {
+        persist.query_file_events(ask).await.unwrap().try_collect().await.unwrap()
+    };
+    let ask = pp::QueryTelemetryRequest { job_uuid: "sent".into(), ..Default::default() };
+    let files = eventually("every event", || async { Some(all(ask.clone()).await).filter(|got| got.len() == 300) }).await;
+    assert!(files.iter().zip(0..).all(|(file, at)| file.bytes == at && file.path == format!("/tmp/{at}")));
+    let ask = pp::QueryMetricsRequest { job_uuid: "sent".into(), limit: 3, offset: 290, ..Default::default() };
+    let metrics: Vec<pp::Metric> = persist.query_metrics(ask).await.unwrap().try_collect().await.unwrap();
+    let memory: Vec<i64> = metrics.iter().map(|metric| metric.data.as_ref().unwrap().memory_usage).collect();
+    assert_eq!(memory, [1_290, 1_291, 1_292]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn joblets_own_clients_read_logs_and_metrics_here() {
     use fetchbox::proto::joblet as jp;
     use fetchbox::proto::joblet::job_service_client::JobServiceClient;
@@ -336,7 +372,8 @@ async fn joblets_own_clients_read_logs_and_metrics_here() {
     append(&persist, "mine", (0..9).map(piece).chain([typed(2, 2, sample(2).encode_to_vec())]).collect()).await;
     let mut service = JobServiceClient::connect(format!("http://{}", host.grpc_tcp())).await.unwrap();
     let chunks = service.get_job_logs(jp::GetJobLogsRequest { uuid: "mine".into() }).await.unwrap().into_inner();
-    let got: Vec<u8> = chunks.try_collect::<Vec<_>>().await.unwrap().into_iter().flat_map(|chunk| chunk.payload).collect();
+    let got: Vec<u8> =
+        chunks.try_collect::<Vec<_>>().await.unwrap().into_iter().flat_map(|chunk| chunk.payload).collect();
     let order = [1, 2, 4, 5, 7, 8, 0, 3, 6];
     assert_eq!(got, order.into_iter().flat_map(|at| piece(at).data).collect::<Vec<u8>>());
     let ask = jp::GetJobMetricsRequest { job_uuid: "mine".into(), ..Default::default() };

@@ -10,9 +10,8 @@ use super::convert::{self, Show};
 use super::door::{Answers, Call, Door};
 use super::errors;
 use super::pages::{Items, Part, Reading};
-use crate::ingest::StatusUpdate;
 use crate::ledger::MetricQuery;
-use crate::model::{Cleanup, CleanupKind, Job, JobState, OutputKind, Refusal, RefusalCode};
+use crate::model::{Cleanup, CleanupKind, Job, OutputKind, Refusal, RefusalCode};
 use crate::proto::joblet::persist as pp;
 use crate::proto::joblet::persist::persist_service_server::PersistService;
 
@@ -212,18 +211,7 @@ impl Door {
     /// What was done, in words.
     async fn delete_output(&self, id: &str) -> Result<String, Refusal> {
         let Some(job) = self.known(id).await? else { return Ok(String::from("there is no such job")) };
-        if job.name.is_some() && !job.state.is_terminal() {
-            let state = Some(JobState::Canceled);
-            let ended = StatusUpdate { job: job.id, state, phase: None, failure: None, expected_revision: None };
-            match self.api.ingest.update_status(ended).await {
-                // Somebody else was faster; what counts is whether it can be deleted.
-                Ok(_) => {}
-                Err(refusal) if refusal.code == RefusalCode::IllegalState => {}
-                Err(refusal) if refusal.code == RefusalCode::NotFound => return Ok(String::from("it is gone")),
-                Err(refusal) => return Err(refusal),
-            }
-        }
-        match self.api.retention.delete_job(job.id, false).await {
+        match self.api.retention.delete_output_job(job.id).await {
             Err(refusal) if refusal.code != RefusalCode::NotFound => Err(refusal),
             Ok(_) | Err(_) => Ok(String::from("the job and all its output are deleted")),
         }
@@ -254,8 +242,12 @@ impl Door {
     }
 
     async fn output_stats(&self) -> Result<pp::GetStatsResponse, Refusal> {
+        let metrics = &self.api.metrics;
+        let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let (received, written) = (number(metrics.persist_received.get()), number(metrics.persist_written.get()));
         self.read(move |ledger| {
-            let mut stats = pp::GetStatsResponse::default();
+            let mut stats =
+                pp::GetStatsResponse { messages_received: received, messages_written: written, ..Default::default() };
             ledger.output_jobs(|job| {
                 let info = convert::job_info(&job);
                 stats.total_jobs += 1;

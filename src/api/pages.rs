@@ -8,7 +8,7 @@ use futures_util::stream::{self, BoxStream, StreamExt as _};
 
 use super::convert::{self, Show};
 use super::door::Door;
-use crate::ledger::{Ledger, MetricQuery, OutputPage, OutputQuery, OutputWatch};
+use crate::ledger::{MetricQuery, OutputPage, OutputQuery, OutputWatch};
 use crate::model::{Job, JobId, LogStream, OutputRecord, Refusal, RefusalCode};
 use crate::proto::joblet::persist as pp;
 
@@ -93,9 +93,9 @@ impl Door {
         let state = State {
             door: self.clone(),
             job: job.id,
-            public: convert::public_id(job),
+            public: job.public_id(),
             next: reading.from,
-            until: if reading.follow { u64::MAX } else { Ledger::output_end(job, reading.query.kind) },
+            until: if reading.follow { u64::MAX } else { job.records_of(reading.query.kind) },
             // Before anything is read: what is committed from now on wakes it.
             watch: reading.follow.then(|| self.api.ledger.output_watch(job.id)),
             reading,
@@ -121,7 +121,7 @@ impl Door {
         function: pp::Aggregate,
         part: Part,
     ) -> Items<pp::Metric> {
-        let (door, id, public) = (self.clone(), job.id, convert::public_id(job));
+        let (door, id, public) = (self.clone(), job.id, job.public_id());
         let pages = stream::unfold(Some((query, part)), move |state| {
             let (door, public) = (door.clone(), public.clone());
             async move {
@@ -217,7 +217,7 @@ impl<T: Send + 'static> State<T> {
         let mut until = self.until;
         let found = self.door.read(move |ledger| {
             if until == u64::MAX {
-                until = Ledger::output_end(&ledger.job(id)?, query.kind);
+                until = ledger.job(id)?.records_of(query.kind);
             }
             ledger.output_tail(id, &query, until, count)
         });

@@ -5,6 +5,7 @@
 use tokio::sync::watch;
 
 use super::Ledger;
+use super::pattern::Pattern;
 use crate::model::{Job, JobId, LogStream, OutputKind, OutputRecord, Refusal, RefusalCode};
 use crate::store::{BlockHead, JobWatch, OutputLimit};
 
@@ -17,8 +18,7 @@ pub struct OutputQuery {
     /// Of the record's own time, Unix ns, both included; 0 and below: open.
     pub from_ns: i64,
     pub until_ns: i64,
-    text: String,
-    ignore_case: bool,
+    patterns: Vec<Pattern>,
 }
 
 #[derive(Debug, Clone)]
@@ -37,15 +37,12 @@ const JOBS: usize = 256;
 
 impl OutputQuery {
     pub fn new(kind: OutputKind) -> Self {
-        Self { kind, stream: None, from_ns: 0, until_ns: 0, text: String::new(), ignore_case: false }
+        Self { kind, stream: None, from_ns: 0, until_ns: 0, patterns: Vec::new() }
     }
 
     /// Only records whose data contain the text and match the expression, where they are not empty.
     pub fn look_for(&mut self, text: &str, regex: &str, ignore_case: bool) -> Result<(), Refusal> {
-        if !regex.is_empty() {
-            return Err(Refusal::new(RefusalCode::Unimplemented, "regular expressions are not searched for yet"));
-        }
-        (self.text, self.ignore_case) = (text.to_owned(), ignore_case);
+        self.patterns = Pattern::of(text, regex, ignore_case)?;
         Ok(())
     }
 
@@ -59,7 +56,7 @@ impl OutputQuery {
         of_stream
             && (self.from_ns <= 0 || entry.time_ns >= self.from_ns)
             && (self.until_ns <= 0 || entry.time_ns <= self.until_ns)
-            && contains(&entry.data, self.text.as_bytes(), self.ignore_case)
+            && self.patterns.iter().all(|pattern| pattern.is_match(&entry.data))
     }
 
     /// False: no record of the block is kept.
@@ -74,18 +71,8 @@ impl OutputQuery {
         of_stream
             && (self.from_ns <= 0 || head.time_max_ns >= self.from_ns)
             && (self.until_ns <= 0 || head.time_min_ns <= self.until_ns)
-            && (self.text.is_empty() || head.filter.may_contain(self.text.as_bytes(), self.ignore_case))
+            && self.patterns.iter().all(|pattern| pattern.may_match(&head.filter))
     }
-}
-
-fn contains(data: &[u8], text: &[u8], ignore_case: bool) -> bool {
-    if text.is_empty() {
-        return true;
-    }
-    if ignore_case {
-        return data.windows(text.len()).any(|window| window.eq_ignore_ascii_case(text));
-    }
-    memchr::memmem::find(data, text).is_some()
 }
 
 impl Ledger {
@@ -135,14 +122,6 @@ impl Ledger {
     /// Wakes for what is committed to the job from now on.
     pub fn output_watch(&self, id: JobId) -> OutputWatch {
         OutputWatch { job: self.reader.watch_job(id), fault: self.reader.fault_watch() }
-    }
-
-    /// Records of one kind that were ever appended: ordinals end there.
-    pub fn output_end(job: &Job, kind: OutputKind) -> u64 {
-        match kind {
-            OutputKind::Log => job.log_count,
-            kind => job.output_counts.get(kind.index()).copied().unwrap_or(0),
-        }
     }
 
     /// Jobs that ever had output or that another program names, newest first.

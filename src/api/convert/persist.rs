@@ -13,11 +13,6 @@ use crate::proto::joblet::{self as jp, ipc, persist as pp};
 /// Records of one append.
 const APPEND_MAX: usize = 10_000;
 
-/// The id that clients know a job by.
-pub(crate) fn public_id(job: &Job) -> String {
-    job.name.as_ref().map_or_else(|| job.id.to_string(), ToString::to_string)
-}
-
 pub(crate) fn stream_in(stream: i32) -> Option<LogStream> {
     match pp::StreamType::try_from(stream) {
         Ok(pp::StreamType::Stdout) => Some(LogStream::Stdout),
@@ -222,13 +217,12 @@ fn new_record(job: &str, at: usize, record: pp::OutputRecord) -> Result<NewOutpu
 
 pub(crate) fn job_info(job: &Job) -> pp::JobInfo {
     let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-    let metrics = job.output_counts.get(OutputKind::Metric.index()).copied().unwrap_or(0);
     pp::JobInfo {
-        job_id: public_id(job),
+        job_id: job.public_id(),
         created_at: job.created_at_ms.div_euclid(1_000),
         last_updated: job.updated_at_ms.max(job.output_at_ms).div_euclid(1_000),
         log_count: number(job.log_count),
-        metric_count: number(metrics),
+        metric_count: number(job.records_of(OutputKind::Metric)),
         size_bytes: number(job.output_bytes),
     }
 }

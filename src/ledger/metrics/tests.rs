@@ -105,8 +105,7 @@ impl Run {
         };
         let (from_ns, until_ns) = (border(random), border(random));
         let limit = [3, 40, 0][random.usize(..3)];
-        let mut query =
-            MetricQuery { from_ns, until_ns, step_ms, series: Vec::new(), limit, token: String::new() };
+        let mut query = MetricQuery { from_ns, until_ns, step_ms, series: Vec::new(), limit, token: String::new() };
         let mut got: Vec<Vec<MetricPoint>> = vec![Vec::new(); Series::ALL.len()];
         loop {
             let page = ledger.metrics(id, &query).unwrap();
@@ -154,7 +153,8 @@ impl Run {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_step_of_every_length_is_what_its_samples_say_sealed_or_not_late_or_in_order() {
-    let seed = std::env::var("FETCHBOX_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    let seed =
+        std::env::var("FETCHBOX_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
     println!("FETCHBOX_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let dir = tempfile::tempdir().unwrap();
@@ -214,5 +214,8 @@ async fn a_token_of_another_question_is_refused() {
     assert_eq!(refusal.violations[0].path, "page_token");
     let refusal = ledger.metrics(id, &MetricQuery { step_ms: 999, ..MetricQuery::default() }).unwrap_err();
     assert_eq!(refusal.violations[0].path, "step_ms");
-    assert_eq!(ledger.metrics(id, &MetricQuery { token, ..query }).unwrap_err().code, crate::model::RefusalCode::NotFound);
+    assert_eq!(
+        ledger.metrics(id, &MetricQuery { token, ..query }).unwrap_err().code,
+        crate::model::RefusalCode::NotFound
+    );
 }

@@ -19,11 +19,8 @@ pub fn naive(samples: &[Sample], series: Series, step_ns: i64, span: std::ops::R
     }
     let mut answer = Vec::new();
     for start in starts {
-        let inside: Vec<f64> = all
-            .iter()
-            .filter(|(time, ..)| within(time) && step_of(*time) == start)
-            .map(|(.., v)| *v)
-            .collect();
+        let inside: Vec<f64> =
+            all.iter().filter(|(time, ..)| within(time) && step_of(*time) == start).map(|(.., v)| *v).collect();
         let count = inside.len() as u64;
         let least = |values: &[f64]| values.iter().copied().reduce(f64::min);
         let most = |values: &[f64]| values.iter().copied().reduce(f64::max);

@@ -2,8 +2,8 @@
 //!
 //! Owns: the row of one step, and recomputing the steps that sealed samples touch. Must not know: queries.
 //!
-//! A row is the summary of exactly the *sealed* samples of its step, and of nothing outside it: increases over a step's border are
-//! made when rows are joined. So a late sample changes the three rows of its own time and no other. Samples behind all others of
+//! A row is the summary of exactly the samples of its step with ordinals below `until`, and of nothing outside it: increases over a
+//! step's border are made when rows are joined. So a late sample changes the three rows of its own time and no other. Samples behind all others of
 //! their step are joined to its row; among them, the step is read anew from its blocks; where that would be many blocks the row only
 //! says that the samples must be asked. Minutes are joined from 10 s, hours from minutes.
 
@@ -17,7 +17,7 @@ use super::tails::Due;
 use crate::model::series::{Counter, Gauge, Point, Rates, Sample, Summary, per_second};
 use crate::model::{JobId, OutputKind, Refusal};
 use crate::store::keys::{self, Family, Fields, Key, Space};
-use crate::store::records::{self, damaged};
+use crate::store::records::{self, JobRow, damaged};
 use crate::store::spaces::Spaces;
 
 /// Seconds of a step, finest first; each is a multiple of the one before.
@@ -218,30 +218,36 @@ fn start_ms(time_ns: i64, resolution_s: u16) -> i64 {
     ms - ms % (i64::from(resolution_s) * 1_000)
 }
 
-/// Rows to put for the steps that the samples of `due` touch.
+/// Rows to put for the steps that the samples of `due` touch. What of it is not sealed now is there again the next time, and then known
+/// by its ordinals.
 pub fn recompute<'a>(
     spaces: &Spaces,
     due: impl Iterator<Item = &'a Due>,
 ) -> Result<Vec<(JobId, Key, Vec<u8>)>, Refusal> {
     let mut rows = Vec::new();
     for due in due {
-        let mut records = Vec::new();
+        let Some(first) = due.chunks.first().map(|chunk| chunk.first) else { continue };
+        let row = spaces.get(&keys::job(due.job))?;
+        let row: Option<JobRow> = row.map(|row| records::decode("job", &row)).transpose()?;
+        let kept_from = row.map_or(0, |row| row.kept_from(OutputKind::Metric));
+        let mut samples: Vec<Sample> = Vec::new();
         for chunk in &due.chunks {
-            records.extend(chunk.records(due.kind)?);
+            // One that cannot be read is not sealed either: the sealer says so.
+            let Ok(records) = chunk.records(due.kind) else { break };
+            samples.extend(records.iter().filter(|record| record.ordinal >= kept_from).filter_map(sample));
         }
-        let mut samples: Vec<Sample> = records.iter().filter_map(sample).collect();
         samples.sort_unstable_by_key(Sample::place);
-        for (resolution_s, rollup) in of_job(spaces, due.job, &samples)? {
+        for (resolution_s, rollup) in of_job(spaces, due.job, first, &samples)? {
             rows.push((due.job, keys::rollup(due.job, resolution_s, rollup.at_ms), rollup.encode()));
         }
     }
     Ok(rows)
 }
 
-/// `samples` in the order of their places.
-fn of_job(spaces: &Spaces, job: JobId, samples: &[Sample]) -> Result<Vec<(u16, Rollup)>, Refusal> {
+/// `samples` in the order of their places; those with ordinals below `first` are in blocks.
+fn of_job(spaces: &Spaces, job: JobId, first: u64, samples: &[Sample]) -> Result<Vec<(u16, Rollup)>, Refusal> {
     let [finest_s, coarser @ ..] = RESOLUTIONS_S;
-    let mut changed = finest(spaces, job, samples, finest_s)?;
+    let mut changed = finest(spaces, job, first, samples, finest_s)?;
     let mut rows: Vec<(u16, Rollup)> = changed.values().map(|rollup| (finest_s, *rollup)).collect();
     let mut child_s = finest_s;
     for resolution_s in coarser {
@@ -286,17 +292,20 @@ fn parent(
 fn finest(
     spaces: &Spaces,
     job: JobId,
+    sealed_end: u64,
     samples: &[Sample],
     resolution_s: u16,
 ) -> Result<BTreeMap<i64, Rollup>, Refusal> {
     let mut changed = BTreeMap::new();
     let mut anew: BTreeMap<i64, Vec<Sample>> = BTreeMap::new();
     for step in samples.chunk_by(|a, b| start_ms(a.time_ns, resolution_s) == start_ms(b.time_ns, resolution_s)) {
-        let (Some(first), Some(summary)) = (step.first(), Summary::of_all(step)) else { continue };
-        let at_ms = start_ms(first.time_ns, resolution_s);
+        let Some(at_ms) = step.first().map(|first| start_ms(first.time_ns, resolution_s)) else { continue };
         let key = keys::rollup(job, resolution_s, at_ms);
         let known = spaces.get(&key)?.map(|value| Rollup::read(&key.bytes, &value)).transpose()?;
-        let until = step.iter().map(|sample| sample.ordinal + 1).max().unwrap_or(0);
+        let seen = known.map_or(0, |known| known.until);
+        let fresh: Vec<Sample> = step.iter().filter(|sample| sample.ordinal >= seen).copied().collect();
+        let (Some(first), Some(summary)) = (fresh.first(), Summary::of_all(&fresh)) else { continue };
+        let until = fresh.iter().map(|sample| sample.ordinal + 1).max().unwrap_or(0);
         let summary = match known.map(|known| known.summary) {
             None => Some(summary),
             Some(None) => None,
@@ -311,7 +320,7 @@ fn finest(
         };
         changed.insert(at_ms, Rollup { at_ms, until, summary });
     }
-    if add_sealed(spaces, job, resolution_s, &mut anew)? {
+    if add_sealed(spaces, job, sealed_end, resolution_s, &mut anew)? {
         for (at_ms, mut step) in anew {
             step.sort_unstable_by_key(Sample::place);
             if let Some(rollup) = changed.get_mut(&at_ms) {
@@ -326,6 +335,7 @@ fn finest(
 fn add_sealed(
     spaces: &Spaces,
     job: JobId,
+    sealed_end: u64,
     resolution_s: u16,
     steps: &mut BTreeMap<i64, Vec<Sample>>,
 ) -> Result<bool, Refusal> {
@@ -351,7 +361,9 @@ fn add_sealed(
     for head in wanted {
         let get = |key: &Key| Ok(spaces.get(key)?.map(|value| bytes::Bytes::copy_from_slice(&value)));
         for sample in read_block(&head, get)?.unwrap_or_default().iter().filter_map(sample) {
-            if let Some(step) = steps.get_mut(&start_ms(sample.time_ns, resolution_s)) {
+            if sample.ordinal < sealed_end
+                && let Some(step) = steps.get_mut(&start_ms(sample.time_ns, resolution_s))
+            {
                 step.push(sample);
             }
         }
