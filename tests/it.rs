@@ -21,6 +21,7 @@ mod limits;
 mod lives;
 mod metrics;
 mod output_in;
+mod output_kept;
 mod persist_mode;
 mod polite;
 mod proxies;

@@ -192,6 +192,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_job_that_another_program_named_is_deleted_while_it_runs_and_ours_is_not() {
+        let fake = Fake::default();
+        let mut theirs = job_at(JobState::InProgress, 10, 0);
+        theirs.name = crate::model::JobName::parse("theirs");
+        let (theirs, ours) = (fake.add(theirs), fake.add(job_at(JobState::InProgress, 11, 0)));
+        named(&fake, theirs).await.unwrap();
+        assert_eq!(named(&fake, theirs).await.unwrap_err().code, RefusalCode::NotFound);
+        assert_eq!(named(&fake, ours).await.unwrap_err().code, RefusalCode::IllegalState);
+        assert!(fake.job(theirs).unwrap().is_none() && fake.job(ours).unwrap().is_some());
+    }
+
+    #[tokio::test]
     async fn purging_everything_must_be_meant() {
         let fake = Fake::default();
         for at in 0..30 {

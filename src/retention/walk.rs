@@ -211,7 +211,7 @@ impl Walk {
                 end = true;
                 break;
             }
-            if !active.holds(world, id.task.job)? {
+            if !active.holds(world, id.task.job, self.order.idle)? {
                 if self.allow(1) == 0 {
                     break;
                 }
@@ -241,7 +241,7 @@ impl Walk {
                 end = true;
                 break;
             }
-            if !active.holds(world, letter.id.task.job)? {
+            if !active.holds(world, letter.id.task.job, self.order.idle)? {
                 let bytes = world.letter_bytes(letter.id)?;
                 if self.allow(1) == 0 {
                     break;
@@ -441,11 +441,11 @@ struct Activity {
 }
 
 impl Activity {
-    fn holds<W: World>(&mut self, world: &W, id: JobId) -> Result<bool, Refusal> {
+    fn holds<W: World>(&mut self, world: &W, id: JobId, idle: Option<Idle>) -> Result<bool, Refusal> {
         if let Some((_, active)) = self.last.filter(|(known, _)| *known == id) {
             return Ok(active);
         }
-        let active = world.job(id)?.is_some_and(|job| !job.state.is_terminal());
+        let active = world.job(id)?.is_some_and(|job| policy::ended_ms(&job, idle).is_none());
         self.last = Some((id, active));
         Ok(active)
     }
