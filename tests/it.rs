@@ -19,6 +19,7 @@ mod flips;
 mod limits;
 mod lives;
 mod metrics;
+mod output_in;
 mod polite;
 mod proxies;
 mod story;

@@ -9,6 +9,7 @@
 //! Must not know: the store, rows, handlers, how anything is decided. A new transport is a new file here and nothing else.
 
 mod answer;
+mod append;
 mod convert;
 mod door;
 mod errors;
@@ -21,6 +22,7 @@ mod health;
 pub mod http;
 pub mod incoming;
 pub mod ipc;
+pub mod joblet;
 
 use std::sync::Arc;
 
@@ -41,6 +43,7 @@ use crate::telemetry::Metrics;
 #[serde(deny_unknown_fields, default)]
 pub struct Options {
     pub ipc: ipc::Options,
+    pub joblet: joblet::Options,
     pub grpc: grpc::Options,
     pub http: http::Options,
 }

@@ -171,6 +171,11 @@ impl Reader {
         self.published.short_of_room()
     }
 
+    /// Why output is not taken for want of disk, as (free, wanted) bytes: earlier than new jobs.
+    pub fn short_of_output_room(&self) -> Option<(u64, u64)> {
+        self.published.short_of_output_room()
+    }
+
     pub fn watch_job(&self, id: JobId) -> JobWatch {
         self.published.watch_job(id)
     }

@@ -89,6 +89,10 @@ impl Host {
         self.addresses().ipc.as_ref().unwrap()
     }
 
+    pub fn joblet_path(&self) -> &Path {
+        self.addresses().joblet.as_ref().unwrap()
+    }
+
     pub fn http(&self) -> SocketAddr {
         self.addresses().http.unwrap()
     }
