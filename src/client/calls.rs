@@ -74,7 +74,7 @@ impl Client {
         Ok(answers(self.ledger.clone().query_logs(request).await?.into_inner()))
     }
 
-    /// Matching lines over many jobs. The last message says where to go on, if anything is left.
+    /// Hits as they are found, with how far the search is; the last message says where to go on.
     pub async fn search_logs(&self, request: pb::SearchLogsRequest) -> Result<Answers<pb::SearchLogsResponse>, Error> {
         Ok(answers(self.ledger.clone().search_logs(request).await?.into_inner()))
     }

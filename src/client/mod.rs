@@ -38,8 +38,8 @@ impl Default for Options {
     }
 }
 
-/// An answer's largest message: a page of 1,000 tasks with long URLs has more than gRPC's usual 4 MiB.
-const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// An answer's largest message: one record of output may have the 128 MiB that joblet's wire allows, and a little stands around it.
+const MESSAGE_BYTES_MAX: usize = 129 * 1024 * 1024;
 /// The daemon puts up to a thousand violations into an error.
 const HEADER_BYTES_MAX: u32 = 64 * 1024;
 

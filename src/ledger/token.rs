@@ -16,6 +16,9 @@ pub enum Kind {
     Failures = b'F',
     DeadLetters = b'D',
     Metrics = b'M',
+    /// Jobs whose name begins as asked, behind those whose id does.
+    Named = b'N',
+    Search = b'S',
 }
 
 pub fn write(kind: Kind, cursor: &[u8]) -> String {

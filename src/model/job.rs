@@ -114,6 +114,11 @@ impl Job {
         self.output_counts.get(kind.index()).copied().unwrap_or(0)
     }
 
+    /// The id that clients see and use.
+    pub fn public_id(&self) -> String {
+        self.name.as_ref().map_or_else(|| self.id.to_string(), ToString::to_string)
+    }
+
     /// Tasks that have not ended, the manifest's own included.
     pub fn open_tasks(&self) -> u32 {
         let manifest = u32::from(!self.external && !self.manifest_stored);

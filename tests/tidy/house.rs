@@ -78,6 +78,10 @@ pub const ONLY: &[(&str, &str, &[&str])] = &[
             "LogSlice",
             "OutputLimit",
             "OutputSlice",
+            "Edge",
+            "Edges",
+            "edge_index",
+            "edges_of",
         ],
     ),
 ];

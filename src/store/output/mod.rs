@@ -11,6 +11,7 @@
 mod batch;
 mod block;
 mod codec;
+mod edges;
 mod filter;
 mod recover;
 mod rollup;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use batch::OutputBatch;
 pub use block::BlockHead;
+pub use edges::{Edge, Edges, edge_index, edges_of};
 pub use filter::TextFilter;
 pub use recover::recover;
 pub use rollup::{RESOLUTIONS_S as ROLLUPS_S, Rollup, recompute as recompute_rollups};
