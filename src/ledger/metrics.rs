@@ -385,3 +385,6 @@ fn fill(points: &mut [Option<Point>; COUNTERS], earlier: &Summary) {
 fn until_ns(query: &MetricQuery) -> i64 {
     if query.until_ns > 0 { query.until_ns } else { i64::MAX }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,13 +3,14 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// The definition, word by word, over all samples of one series at once.
-pub fn naive(samples: &[Sample], series: Series, step_ns: i64) -> Vec<(i64, Values)> {
+/// The definition, word by word, over all samples of one series at once. What lies outside of `span` counts only as the sample before.
+pub fn naive(samples: &[Sample], series: Series, step_ns: i64, span: std::ops::Range<i64>) -> Vec<(i64, Values)> {
     let mut all: Vec<(i64, u64, f64)> =
         samples.iter().filter_map(|s| Some((s.time_ns, s.ordinal, s.value(series)?))).collect();
     all.sort_by_key(|(time, ordinal, _)| (*time, *ordinal));
     let step_of = |time: i64| time.div_euclid(step_ns) * step_ns;
-    let mut starts: Vec<i64> = all.iter().map(|(time, ..)| step_of(*time)).collect();
+    let within = |time: &i64| span.contains(time);
+    let mut starts: Vec<i64> = all.iter().filter(|(time, ..)| within(time)).map(|(time, ..)| step_of(*time)).collect();
     starts.dedup();
     let mut last_of_times: Vec<(i64, f64)> = Vec::new();
     for (time, _, value) in &all {
@@ -18,7 +19,11 @@ pub fn naive(samples: &[Sample], series: Series, step_ns: i64) -> Vec<(i64, Valu
     }
     let mut answer = Vec::new();
     for start in starts {
-        let inside: Vec<f64> = all.iter().filter(|(time, ..)| step_of(*time) == start).map(|(.., v)| *v).collect();
+        let inside: Vec<f64> = all
+            .iter()
+            .filter(|(time, ..)| within(time) && step_of(*time) == start)
+            .map(|(.., v)| *v)
+            .collect();
         let count = inside.len() as u64;
         let least = |values: &[f64]| values.iter().copied().reduce(f64::min);
         let most = |values: &[f64]| values.iter().copied().reduce(f64::max);
@@ -32,7 +37,7 @@ pub fn naive(samples: &[Sample], series: Series, step_ns: i64) -> Vec<(i64, Valu
         let (mut rates, mut increase, mut covered) = (Vec::new(), 0.0, 0);
         for pair in last_of_times.windows(2) {
             let ((t0, v0), (t1, v1)) = (pair[0], pair[1]);
-            if step_of(t1) == start {
+            if within(&t1) && step_of(t1) == start {
                 let grown = if v1 >= v0 { v1 - v0 } else { v1 };
                 increase += grown;
                 covered += t1 - t0;
@@ -100,7 +105,7 @@ proptest! {
         }
         got.extend(steps.finish());
         for series in Series::ALL {
-            let expected = naive(&samples, series, step_ns);
+            let expected = naive(&samples, series, step_ns, 0..i64::MAX);
             let values: Vec<(i64, Values)> =
                 got.iter().filter_map(|step| Some((step.start_ns, step.values(series)?))).collect();
             prop_assert_eq!(values.len(), expected.len());
