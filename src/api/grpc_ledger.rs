@@ -6,7 +6,7 @@ use futures_util::stream::{self, BoxStream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
 use super::door::{Answers, Call, Door};
-use super::{convert, errors};
+use super::{append, convert, errors};
 use crate::clock::Clock;
 use crate::ledger::LogPage;
 use crate::model::{DeadLetterSelector, JobId, Refusal};
@@ -65,14 +65,7 @@ impl LedgerService for Door {
         &self,
         request: Request<pb::AppendLogsRequest>,
     ) -> Result<Response<pb::AppendLogsResponse>, Status> {
-        self.once(Call::client("AppendLogs"), async {
-            let job = self.api.job_id("job_id", &request.get_ref().job_id)?;
-            let (job, records) = convert::new_logs(request.into_inner(), job)?;
-            let count = convert::count(records.len());
-            let first_offset = self.api.ingest.append_logs(job, records).await?;
-            Ok(pb::AppendLogsResponse { first_offset, count })
-        })
-        .await
+        self.once(Call::client("AppendLogs"), append::append_logs(&self.api, request.into_inner())).await
     }
 
     type QueryLogsStream = Answers<pb::QueryLogsResponse>;

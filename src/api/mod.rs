@@ -9,6 +9,7 @@
 //! Must not know: the store, rows, handlers, how anything is decided. A new transport is a new file here and nothing else.
 
 mod answer;
+mod append;
 mod convert;
 mod door;
 mod errors;

@@ -43,9 +43,9 @@ pub async fn run(global: &Global, args: Search, out: Out) -> Result {
             let answer = answer.map_err(connect::refused)?;
             for hit in &answer.hits {
                 if out.is_json() {
-                    out.json(hit)?
+                    out.json(hit)?;
                 } else {
-                    out.line(show::hit(hit))?
+                    out.line(show::hit(hit))?;
                 }
                 left = left.saturating_sub(1);
             }

@@ -260,7 +260,11 @@ fn told(
         let message = "nothing is archived before it is deleted: `fetchbox export` writes joblet's files at any time";
         warnings.push(Problem::at("persist.retention.archive_before_delete", message));
     }
-    config.retention = kept(&ages, config.retention);
+    let kept = kept(&ages, config.retention.clone());
+    match kept.check() {
+        Ok(()) => config.retention = kept,
+        Err(why) => problems.push(Problem::at("persist.retention.cleanup_schedule", why)),
+    }
     if let Some(compression) = compression.or(storage.compression) {
         packed(&compression, warnings);
     }
@@ -276,14 +280,14 @@ fn told(
     config
 }
 
-/// An age of 0 means for ever, there as here.
+/// An age of 0 means for ever, there as here. Events go with the logs: joblet has no age of their own for them.
 fn kept(ages: &Retention, defaults: retention::Options) -> retention::Options {
     let logs_days = ages.logs_days.unwrap_or(7);
     let metrics_days = ages.metrics_days.unwrap_or(30);
     // What is left of a job goes when the last of its parts may.
     let jobs_days = if logs_days == 0 || metrics_days == 0 { 0 } else { logs_days.max(metrics_days) };
-    let _ = &ages.cleanup_schedule;
-    retention::Options { jobs_days, logs_days, ..defaults }
+    let schedule = ages.cleanup_schedule.clone().unwrap_or_else(|| "0 2 * * *".to_owned());
+    retention::Options { jobs_days, logs_days, metrics_days, events_days: logs_days, schedule, ..defaults }
 }
 
 /// Blocks are always compressed; there is nothing to set.
@@ -379,7 +383,9 @@ persist:
         assert_eq!(config.listen.ipc, UnixAt::Off);
         assert_eq!(config.data_dir, Path::new("/data/joblet/fetchbox"));
         assert_eq!(config.api.joblet.frame_bytes_max, 1_048_576);
-        assert_eq!((config.retention.logs_days, config.retention.jobs_days), (3, 9));
+        let kept = &config.retention;
+        assert_eq!((kept.logs_days, kept.events_days, kept.metrics_days, kept.jobs_days), (3, 3, 9, 9));
+        assert_eq!(kept.schedule, "30 4 * * *");
         assert!(config.log.filter.starts_with("debug,"));
         assert!(config.drain_deadline_ms < 10_000, "joblet's core kills after 10 s");
         assert_eq!(
@@ -424,6 +430,8 @@ persist:
             let told = load_text(text).unwrap_err().to_string();
             assert!(told.contains(&format!("joblet-config.yml{line}")), "{told}");
         }
+        let wrong = "persist: {retention: {cleanup_schedule: often}}\n";
+        assert!(load_text(wrong).unwrap_err().to_string().contains("persist.retention.cleanup_schedule"));
         assert!(load_text("logging: {level: loud}\n").unwrap_err().to_string().contains("loud"));
         assert!(load(Some(Path::new("/nowhere/joblet-config.yml")), []).unwrap_err().to_string().contains("/nowhere"));
     }

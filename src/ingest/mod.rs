@@ -4,7 +4,7 @@
 //! Must not know: wire formats of the API, gRPC, sockets, the dispatcher.
 //!
 //! A submission's way: `raw` (as it came) → `gzip`, `json` (fields) → `check` (manifest) → `canon` (is it the same as before)
-//! → handler hooks → `vet` (what they planned) → the store.
+//! → handler hooks → `vet` (what they planned) → the store. The output of running jobs goes by `output`.
 
 mod admit;
 mod canon;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use prost::Message as _;
 
 use super::{cleanup_kind_in, job_state_in, log_level_in, log_stream_in, priority_in, task_state_in};
-use crate::ingest::{RawManifest, RawResource, RawStorageHint, Source, StatusUpdate, Submission};
+use crate::ingest::{NewRecord, RawManifest, RawResource, RawStorageHint, Source, StatusUpdate, Submission};
 use crate::ledger::{FailureFilter, JobFilter, LogQuery, PageRequest, SearchQuery};
 use crate::model::{
     Cleanup, ControlChange, DeadLetterId, DeadLetterSelector, Failure, FailureCode, JobId, JobState, JobType, LogLevel,
@@ -145,37 +145,42 @@ fn bad_slug(path: &str) -> Refusal {
     Refusal::invalid(path, "must be like [a-z0-9][a-z0-9._-]{0,63}")
 }
 
-pub(crate) fn new_logs(request: pb::AppendLogsRequest, job: JobId) -> Result<(JobId, Vec<NewLog>), Refusal> {
-    if request.records.is_empty() || request.records.len() > RECORDS_MAX {
+pub(crate) fn new_records(records: Vec<pb::LogRecord>) -> Result<Vec<NewRecord>, Refusal> {
+    if records.is_empty() || records.len() > RECORDS_MAX {
         return Err(Refusal::invalid("records", format!("1 to {RECORDS_MAX} are taken at a time")));
     }
-    let records = request.records.into_iter().enumerate().map(|(at, record)| new_log(at, record));
-    Ok((job, records.collect::<Result<_, _>>()?))
+    records.into_iter().enumerate().map(|(at, record)| new_record(at, record)).collect()
 }
 
-fn new_log(at: usize, record: pb::LogRecord) -> Result<NewLog, Refusal> {
+fn new_record(at: usize, record: pb::LogRecord) -> Result<NewRecord, Refusal> {
+    use pb::log_record::Content;
+
     let stream = log_stream_in(known(&format!("records[{at}].stream"), record.stream)?);
-    let message = match record.content {
-        _ if stream != LogStream::Job => return Err(output_later(at, "stream STDOUT and STDERR")),
-        Some(pb::log_record::Content::Chunk(_)) => return Err(output_later(at, "chunk")),
-        Some(pb::log_record::Content::Message(message)) => message,
-        None => return Err(Refusal::invalid(format!("records[{at}].message"), "is required")),
+    let wrong = |field: &str, why: &str| Err(Refusal::invalid(format!("records[{at}].{field}"), why));
+    let (message, chunk) = match (stream, record.content) {
+        (LogStream::Job, Some(Content::Message(message))) => (message, None),
+        (LogStream::Job, Some(Content::Chunk(_))) => {
+            return wrong("chunk", "is for the streams STDOUT and STDERR; a line of stream JOB is a message");
+        }
+        (LogStream::Job, None) => return wrong("message", "is required"),
+        (LogStream::Stdout | LogStream::Stderr, Some(Content::Chunk(chunk))) => (String::new(), Some(chunk)),
+        (LogStream::Stdout | LogStream::Stderr, Some(Content::Message(_))) => {
+            return wrong("message", "is for stream JOB; what a job wrote to STDOUT or STDERR is a chunk");
+        }
+        (LogStream::Stdout | LogStream::Stderr, None) => return wrong("chunk", "is required"),
     };
-    Ok(NewLog {
+    let label = NewLog {
         resource_id: record.resource_id,
         level: log_level_in(known(&format!("records[{at}].level"), record.level)?),
         timestamp_ms: record.timestamp_ms,
         message,
         fields: record.fields.into_iter().collect(),
         trace_id: record.trace_id,
+    };
+    Ok(match chunk {
+        None => NewRecord::Line(label),
+        Some(chunk) => NewRecord::Chunk { stream, label, chunk: chunk.into() },
     })
-}
-
-fn output_later(at: usize, what: &str) -> Refusal {
-    let message = format!(
-        "records[{at}]: this version does not store the output of running jobs ({what}); send lines as message on stream JOB"
-    );
-    Refusal::new(RefusalCode::Unimplemented, message)
 }
 
 /// `find` reads a job id as the door does.

@@ -4,8 +4,8 @@ use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 
 use super::*;
-use crate::ingest::{RawManifest, Source};
-use crate::model::{
+use crate::ingest::{NewRecord, RawManifest, Source};
+use crate::model::{Refusal, 
     ControlChange, DeadLetter, DeadLetterId, DeadLetterSelector, Failure, FailureCode, Header, Job, JobId, JobType,
     LogRecord, Manifest, NewLog, ProxyHint, RefusalCode, Resource, StorageHint, StorageLayout, StoredObject, Task,
     TaskIndex, TaskRef, TaskSpec, TaskState, Tenant,
@@ -113,8 +113,7 @@ proptest! {
         let job = JobId::first_at_ms(77);
         let record = log_record(LogRecord { job, offset, stream: LogStream::Job, entry: entry.clone(), chunk: Default::default() }, &job.to_string());
         prop_assert_eq!(record.offset, offset);
-        let append = pb::AppendLogsRequest { job_id: record.job_id.clone(), records: vec![record] };
-        prop_assert_eq!(new_logs(append, job).unwrap(), (job, vec![entry]));
+        prop_assert_eq!(new_records(vec![record]).unwrap(), vec![NewRecord::Line(entry)]);
     }
 
     #[test]
@@ -273,15 +272,26 @@ fn a_dead_letter_tells_why_without_credentials() {
 }
 
 #[test]
-fn output_of_running_jobs_is_refused_with_a_clear_code() {
-    let job_id = JobId::first_at_ms(1).to_string();
-    let line = |record| new_logs(pb::AppendLogsRequest { job_id: job_id.clone(), records: vec![record] }).unwrap_err();
-    let stdout = pb::LogRecord { stream: pb::LogStream::Stdout.into(), ..Default::default() };
-    assert_eq!(line(stdout).code, RefusalCode::Unimplemented);
-    let chunk = pb::LogRecord { content: Some(pb::log_record::Content::Chunk(vec![1])), ..Default::default() };
-    assert_eq!(line(chunk).code, RefusalCode::Unimplemented);
-    assert_eq!(line(pb::LogRecord::default()).violations[0].path, "records[0].message");
-    assert_eq!(line(pb::LogRecord { stream: 9, ..Default::default() }).violations[0].path, "records[0].stream");
+fn a_piece_of_output_is_taken_and_one_in_the_wrong_place_is_named() {
+    use pb::log_record::Content;
+
+    let record = |stream: pb::LogStream, content| pb::LogRecord { stream: stream.into(), content, ..Default::default() };
+    let bytes = || Some(Content::Chunk(vec![0, 255]));
+    let text = || Some(Content::Message("m".to_owned()));
+    let taken = new_records(vec![record(pb::LogStream::Stderr, bytes()), record(pb::LogStream::Job, text())]).unwrap();
+    let label = NewLog { message: "m".to_owned(), ..NewLog::default() };
+    let chunk = NewRecord::Chunk { stream: LogStream::Stderr, label: NewLog::default(), chunk: vec![0, 255].into() };
+    assert_eq!(taken, [chunk, NewRecord::Line(label)]);
+    for (wrong, path) in [
+        (record(pb::LogStream::Stdout, text()), "records[0].message"),
+        (record(pb::LogStream::Stdout, None), "records[0].chunk"),
+        (record(pb::LogStream::Job, bytes()), "records[0].chunk"),
+        (record(pb::LogStream::Job, None), "records[0].message"),
+        (pb::LogRecord { stream: 9, ..Default::default() }, "records[0].stream"),
+    ] {
+        let refusal = new_records(vec![wrong]).unwrap_err();
+        assert_eq!((refusal.code, refusal.violations[0].path.as_str()), (RefusalCode::InvalidPayload, path));
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::Server;
 use super::outbox::Outbox;
-use crate::api::{Api, answer, convert, errors};
+use crate::api::{Api, answer, append, convert, errors};
 use crate::model::Refusal;
 use crate::proto::fetchbox::v1::{self as pb, ipc_request, ipc_response};
 use crate::telemetry::{Counter, Metrics};
@@ -157,7 +157,7 @@ pub(super) fn rooms(api: Api) -> Work {
         ipc_request::Body::AppendLogs(append) => {
             let (api, reply) = (api.clone(), reply.to(Route::AppendLogs));
             Some(Box::pin(async move {
-                let answer = append_logs(&api, append).await;
+                let answer = append::append_logs(&api, append).await;
                 reply.send(answer.map(ipc_response::Body::AppendLogs));
             }))
         }
@@ -192,14 +192,6 @@ fn start_submit(api: &Arc<Api>, mut submit: pb::SubmitJobRequest, trace_parent: 
         });
         submitted.await;
     }))
-}
-
-async fn append_logs(api: &Api, append: pb::AppendLogsRequest) -> Result<pb::AppendLogsResponse, Refusal> {
-    let job = api.job_id("job_id", &append.job_id)?;
-    let (job, records) = convert::new_logs(append, job)?;
-    let count = convert::count(records.len());
-    let first_offset = api.ingest.append_logs(job, records).await?;
-    Ok(pb::AppendLogsResponse { first_offset, count })
 }
 
 async fn update_status(api: &Api, update: pb::UpdateJobStatusRequest) -> Result<pb::Ack, Refusal> {

@@ -132,8 +132,9 @@ impl Spool {
         lock(&self.state).bytes
     }
 
-    pub fn is_closed(&self) -> bool {
-        lock(&self.state).closed
+    /// It closes as soon as the doors have brought what they still had.
+    pub fn is_closing(&self) -> bool {
+        lock(&self.doors).pass.is_none() || lock(&self.state).closed
     }
 
     /// A pass for a door. None: no more are given.

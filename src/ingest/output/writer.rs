@@ -112,7 +112,7 @@ impl OutputWriter {
     }
 
     fn lacks_room(&self) -> bool {
-        !self.spool.is_closed() && self.reader.short_of_output_room().is_some()
+        !self.spool.is_closing() && self.reader.short_of_output_room().is_some()
     }
 
     fn batch_bytes(&self) -> usize {

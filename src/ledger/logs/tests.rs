@@ -129,8 +129,8 @@ impl Records for Heavy {
         Ok(None)
     }
     fn slice(&self, _: JobId, from: u64, _: OutputLimit, _: &Filter) -> Result<(LogSlice, usize), Refusal> {
-        let chunk = vec![b'x'; 3 << 20].into();
-        let records = (from..5).take(1).map(|at| LogRecord { chunk, stream: LogStream::Stdout, ..record(at) }).collect();
+        let chunk = bytes::Bytes::from(vec![b'x'; 3 << 20]);
+        let records = (from..5).take(1).map(|at| LogRecord { chunk: chunk.clone(), stream: LogStream::Stdout, ..record(at) }).collect();
         Ok((LogSlice { records, next: (from + 1).min(5), end: from >= 4 }, 0))
     }
     fn block_before(&self, _: JobId, _: u64, _: &Filter) -> Result<Option<(u64, u64, bool)>, Refusal> {

@@ -152,7 +152,8 @@ async fn a_turned_journal_and_a_compaction_lose_nothing_and_give_the_space_back(
         (0..8_000).map(|_| next()).collect()
     };
     for n in 0..200 {
-        let mut records = |job| OutputShare { job, records: vec![NewOutput { data: noise().into(), ..line(n, OutputKind::Log) }; 8] };
+        let mut noisy = || NewOutput { data: noise().into(), ..line(n, OutputKind::Log) };
+        let mut records = |job| OutputShare { job, records: (0..8).map(|_| noisy()).collect() };
         let shares = if n % 20 == 0 { vec![records(a), records(b)] } else { vec![records(a)] };
         append(&opened.store, shares).await;
     }
