@@ -94,6 +94,7 @@ metrics! {
     persist_refused: IntCounterVec "persist_refused_total" ["reason"] "Messages of job output that were not kept.";
     persist_seal_lag: IntGauge "persist_seal_lag_seconds" "How long the oldest unsealed output has waited.";
     persist_buffer_bytes: IntGauge "persist_buffer_bytes" "Job output taken in and not yet durable.";
+    persist_undecodable: IntCounter "persist_undecodable_total" "Stored records of job output that could not be read as what they are, and were left out of an answer.";
     service_ready: IntGaugeVec "service_ready" ["service"] "1 while the part can do its work.";
 }
 

@@ -3,17 +3,12 @@
 //! Owns: the order of its steps. Must not know: which door.
 
 use super::{Api, convert};
-use crate::model::{JobId, Refusal};
+use crate::model::Refusal;
 use crate::proto::fetchbox::v1 as pb;
-
-/// Looks up which job is meant: the one place to change how AppendLogs names jobs.
-fn job_of(_api: &Api, text: &str) -> Result<JobId, Refusal> {
-    convert::job_id("job_id", text)
-}
 
 /// Everything before the first await is done at the first poll: pipelined appends of one connection keep their order.
 pub(super) async fn append_logs(api: &Api, append: pb::AppendLogsRequest) -> Result<pb::AppendLogsResponse, Refusal> {
-    let job = job_of(api, &append.job_id)?;
+    let job = api.job_id("job_id", &append.job_id)?;
     let records = convert::new_records(append.records)?;
     let count = convert::count(records.len());
     let first_offset = api.ingest.append_records(job, records).await?;

@@ -145,6 +145,7 @@ mod tests {
             [
                 "listen.ipc",
                 "listen.grpc_unix",
+                "listen.joblet",
                 "listen.grpc_tcp",
                 "handlers.gallery.handler",
                 "handlers.gallery.proxy.primary",

@@ -48,6 +48,14 @@ impl Listen {
         self.grpc_unix.path(data_dir, "grpc.sock")
     }
 
+    /// Every Unix socket that is opened.
+    pub fn unix_paths(&self, data_dir: &Path) -> Vec<PathBuf> {
+        [self.ipc_path(data_dir), self.grpc_unix_path(data_dir), self.joblet_path(data_dir)]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+
     pub fn joblet_path(&self, data_dir: &Path) -> Option<PathBuf> {
         self.joblet.path(data_dir, "persist-ipc.sock")
     }

@@ -1,6 +1,6 @@
 //! A job as clients see it, and the rule by which it ends.
 
-use super::{Failure, JobId, JobName, JobType, Tenant};
+use super::{Failure, JobId, JobName, JobType, OutputKind, Tenant};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum JobState {
@@ -100,6 +100,24 @@ pub struct Job {
 
 impl Job {
     pub const ERRORS_MAX: usize = 10;
+
+    /// The id that clients see and use.
+    pub fn public_id(&self) -> String {
+        self.name.as_ref().map_or_else(|| self.id.to_string(), ToString::to_string)
+    }
+
+    /// When anything was last heard of it: a change, a line, output.
+    pub fn heard_ms(&self) -> i64 {
+        self.created_at_ms.max(self.updated_at_ms).max(self.output_at_ms)
+    }
+
+    /// Behind the last ordinal of the kind that was ever given.
+    pub fn records_of(&self, kind: OutputKind) -> u64 {
+        if kind == OutputKind::Log {
+            return self.log_count;
+        }
+        self.output_counts.get(kind.index()).copied().unwrap_or(0)
+    }
 
     /// Tasks that have not ended, the manifest's own included.
     pub fn open_tasks(&self) -> u32 {

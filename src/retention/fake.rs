@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard};
 
-use super::world::World;
+use super::policy::{self, Idle};
+use super::world::{Block, World};
 use crate::model::{
-    DeadLetter, DeadLetterId, Failure, FailureCode, Job, JobId, JobState, Priority, Refusal, RefusalCode, Task,
-    TaskIndex, TaskRef, TaskSpec, TaskState,
+    DeadLetter, DeadLetterId, Failure, FailureCode, Job, JobId, JobState, OutputKind, Priority, Refusal, RefusalCode,
+    Task, TaskIndex, TaskRef, TaskSpec, TaskState,
 };
 use crate::objects::Place;
 use crate::store::{Prune, Standing, UploadRecord};
@@ -19,8 +20,12 @@ pub const LETTER_BYTES: u64 = 100;
 pub struct State {
     pub jobs: BTreeMap<JobId, Job>,
     pub tasks: BTreeMap<TaskRef, Task>,
-    /// Offset of the first record kept; a job without an entry has all.
-    pub logs_from: BTreeMap<JobId, u64>,
+    /// First ordinal kept; a job and kind without an entry has all.
+    pub kept: BTreeMap<(JobId, OutputKind), u64>,
+    pub blocks: BTreeMap<(JobId, OutputKind), Vec<Block>>,
+    /// First ordinal that is not in a block.
+    pub tails: BTreeMap<(JobId, OutputKind), u64>,
+    pub leaving: BTreeSet<JobId>,
     pub keys: BTreeSet<JobId>,
     pub letters: BTreeMap<DeadLetterId, DeadLetter>,
     pub failures: BTreeSet<DeadLetterId>,
@@ -152,37 +157,50 @@ fn behind<K: Ord + Copy>(after: Option<K>) -> (Bound<K>, Bound<K>) {
 }
 
 impl State {
-    fn logs_from(&self, job: &Job) -> u64 {
-        self.logs_from.get(&job.id).copied().unwrap_or(0).min(job.log_count)
+    pub fn kept_from(&self, id: JobId, kind: OutputKind) -> u64 {
+        self.kept.get(&(id, kind)).copied().unwrap_or(0)
+    }
+
+    /// Where a deletion ends that is to end here: before the block it would cut.
+    fn cut(&self, id: JobId, kind: OutputKind, until: u64) -> u64 {
+        let none = Vec::new();
+        let blocks = self.blocks.get(&(id, kind)).unwrap_or(&none);
+        blocks.iter().find(|block| block.first < until && until <= block.last).map_or(until, |block| block.first)
     }
 
     /// As the store does it: what is active or gone is passed over.
     fn prune(&mut self, item: &Prune) -> u64 {
         let terminal = |id: &JobId| self.jobs.get(id).filter(|job| job.state.is_terminal()).cloned();
         match item {
-            Prune::Job(id) => {
-                let Some(job) = terminal(id) else { return 0 };
-                let from = self.logs_from(&job);
-                if job.log_count - from > 10_000 {
-                    self.logs_from.insert(*id, from + 10_000);
+            Prune::Job(id) | Prune::Named(id) => {
+                let named = matches!(item, Prune::Named(_)) && self.jobs.get(id).is_some_and(|job| job.name.is_some());
+                if !named && terminal(id).is_none() {
                     return 0;
                 }
                 self.keys.remove(id);
                 self.jobs.remove(id);
+                self.leaving.remove(id);
+                self.blocks.retain(|(job, _), _| job != id);
+                self.tails.retain(|(job, _), _| job != id);
                 1
             }
-            Prune::Logs { job, until } => {
+            Prune::Output { job, kind, until } => {
                 let Some(job) = terminal(job) else { return 0 };
-                let from = self.logs_from(&job);
-                let end = (*until).min(job.log_count).min(from + 10_000).max(from);
-                self.logs_from.insert(job.id, end);
+                let from = self.kept_from(job.id, *kind);
+                let end = self.cut(job.id, *kind, (*until).min(job.records_of(*kind))).max(from);
+                self.kept.insert((job.id, *kind), end);
+                if let Some(blocks) = self.blocks.get_mut(&(job.id, *kind)) {
+                    blocks.retain(|block| block.last >= end);
+                }
+                if end == job.records_of(*kind) {
+                    self.tails.remove(&(job.id, *kind));
+                }
                 end - from
             }
             Prune::Idempotency(id) => u64::from(self.keys.remove(id)),
             Prune::DeadLetter(id) => u64::from(self.letters.remove(id).is_some()),
             Prune::FailureRow(id) => u64::from(self.failures.remove(id)),
             Prune::Source(hash) => u64::from(self.sources.remove(hash).is_some()),
-            Prune::Output { .. } => 0,
         }
     }
 }
@@ -209,9 +227,48 @@ impl World for Fake {
             Some(_) | None => Standing::Closed,
         })
     }
-    fn logs_from(&self, id: JobId) -> Result<u64, Refusal> {
+    fn kept(&self, id: JobId, kind: OutputKind) -> Result<(u64, u64), Refusal> {
         let state = self.state();
-        Ok(state.jobs.get(&id).map_or(0, |job| state.logs_from(job)))
+        Ok(state.jobs.get(&id).map_or((0, 0), |job| (state.kept_from(id, kind), job.records_of(kind))))
+    }
+    fn blocks(&self, id: JobId, kind: OutputKind, from: u64, rows: usize) -> Result<Vec<Block>, Refusal> {
+        let state = self.reading(rows);
+        let blocks = state.blocks.get(&(id, kind)).into_iter().flatten();
+        Ok(blocks.filter(|block| block.last >= from).take(rows).copied().collect())
+    }
+    fn tail_from(&self, id: JobId, kind: OutputKind) -> Option<u64> {
+        self.state().tails.get(&(id, kind)).copied()
+    }
+    fn has_tail(&self, id: JobId) -> bool {
+        self.state().tails.keys().any(|(job, _)| *job == id)
+    }
+    async fn seal(&self, jobs: Vec<JobId>) -> Result<(), Refusal> {
+        let mut state = self.state();
+        for ((id, kind), first) in std::mem::take(&mut state.tails) {
+            if !jobs.contains(&id) {
+                state.tails.insert((id, kind), first);
+                continue;
+            }
+            let last = state.jobs[&id].records_of(kind) - 1;
+            let block = Block { first, last, records: last + 1 - first, bytes: 10 * (last + 1 - first) };
+            state.blocks.entry((id, kind)).or_default().push(block);
+        }
+        Ok(())
+    }
+    async fn end_idle(&self, id: JobId, idle: Idle) -> Result<bool, Refusal> {
+        let mut state = self.state();
+        let Some(job) = state.jobs.get_mut(&id) else { return Ok(false) };
+        if !policy::is_idle(job, Some(idle)) {
+            return Ok(false);
+        }
+        (job.state, job.completed_at_ms, job.phase) = (JobState::Completed, job.heard_ms(), idle.phase());
+        Ok(true)
+    }
+    fn leaving_after(&self, after: JobId, rows: usize) -> Result<(Vec<JobId>, Option<JobId>), Refusal> {
+        let jobs = self.jobs_after(after, rows)?;
+        let last = jobs.last().map(|job| job.id).filter(|_| jobs.len() == rows);
+        let ids = jobs.iter().map(|job| job.id);
+        Ok((ids.filter(|id| self.state().leaving.contains(id)).collect(), last))
     }
     fn has_key(&self, id: JobId) -> Result<bool, Refusal> {
         Ok(self.state().keys.contains(&id))

@@ -3,12 +3,14 @@
 //! Owns: policy (pure, takes now), sweep, cleanup by request, delete, purge. Must not know: how rows look, any wire.
 //!
 //! `policy` decides, `walk` goes through everything once in short steps, `sweep` walks on a schedule, `world` is the seam to store
-//! and objects, `remove` deletes what somebody names.
+//! and objects, `remove` deletes what somebody names, `schedule` says when, `room` gives the space of what is gone back to the disk.
 
 #[cfg(test)]
 mod fake;
 mod policy;
 mod remove;
+mod room;
+mod schedule;
 mod sweep;
 mod walk;
 mod world;
@@ -24,7 +26,9 @@ use crate::objects::Objects;
 use crate::store::{Reader, Sizes, Store};
 use crate::telemetry::Metrics;
 
-use policy::Cutoffs;
+use policy::{Cutoffs, Idle};
+use room::Room;
+use schedule::Schedule;
 pub use sweep::Sweeper;
 use walk::{Cursors, Order, Walk};
 use world::Live;
@@ -35,8 +39,14 @@ use world::Live;
 pub struct Options {
     /// Ended jobs with their tasks, manifests and logs.
     pub jobs_days: u32,
-    /// Logs of ended jobs.
+    /// Lines and log output of ended jobs.
     pub logs_days: u32,
+    /// Metric samples of ended jobs, with their roll-ups.
+    pub metrics_days: u32,
+    /// Events of ended jobs.
+    pub events_days: u32,
+    /// Without output for so long, a job that another program named and nobody ended counts as ended. 0: never.
+    pub idle_hours: u32,
     /// How long the key of an ended job still answers with it, counted from its acceptance.
     pub idempotency_days: u32,
     pub dlq_days: u32,
@@ -48,10 +58,16 @@ pub struct Options {
     pub dlq_bytes_max: u64,
     /// When the database is larger, ended jobs go, oldest first. Checked by the scheduled sweep only.
     pub ledger_bytes_max: u64,
+    /// When output is larger, that of ended jobs goes, the oldest job's first. Checked by the scheduled sweep only.
+    pub output_bytes_max: u64,
+    /// When more of the data disk is used, output of ended jobs goes likewise, as long as that helps. Percent; 0: whatever is used.
+    pub disk_percent_max: u8,
     /// Rows read and deleted at a time, 1 to 1000.
     pub batch: u32,
     /// Between two scheduled sweeps; 0: none is scheduled.
     pub interval_ms: u64,
+    /// When sweeps run, as cron has it, in UTC; used instead of the interval. Empty: the interval counts.
+    pub schedule: String,
 }
 
 impl Default for Options {
@@ -59,14 +75,20 @@ impl Default for Options {
         Self {
             jobs_days: 30,
             logs_days: 30,
+            metrics_days: 30,
+            events_days: 7,
+            idle_hours: 24,
             idempotency_days: 14,
             dlq_days: 90,
             queue_days: 7,
             uploads_hours: 24,
             dlq_bytes_max: 10_000_000_000,
             ledger_bytes_max: 50_000_000_000,
+            output_bytes_max: 50_000_000_000,
+            disk_percent_max: 0,
             batch: 500,
             interval_ms: 3_600_000,
+            schedule: String::new(),
         }
     }
 }
@@ -79,7 +101,14 @@ impl Options {
         if !(1..=Self::BATCH_MAX).contains(&self.batch) {
             return Err(format!("retention.batch: {} is not between 1 and {}", self.batch, Self::BATCH_MAX));
         }
-        Ok(())
+        if self.disk_percent_max > 100 {
+            return Err(format!("retention.disk_percent_max: {} is not between 0 and 100", self.disk_percent_max));
+        }
+        self.cron().map(drop).map_err(|why| format!("retention.schedule: {why}"))
+    }
+
+    fn cron(&self) -> Result<Option<Schedule>, String> {
+        (!self.schedule.trim().is_empty()).then(|| Schedule::parse(&self.schedule)).transpose()
     }
 
     fn rows(&self) -> usize {
@@ -102,6 +131,7 @@ struct Inner {
     turn: tokio::sync::Mutex<()>,
     /// Something was deleted since the last compaction. True at start: nobody knows.
     dirty: AtomicBool,
+    room: Room,
 }
 
 impl Retention {
@@ -115,7 +145,7 @@ impl Retention {
     ) -> (Sweeper, Retention) {
         let live = Live { store, reader, objects, clock: clock.clone() };
         let turn = tokio::sync::Mutex::new(());
-        let inner = Arc::new(Inner { options, live, clock, metrics, turn, dirty: AtomicBool::new(true) });
+        let inner = Arc::new(Inner { options, live, clock, metrics, turn, dirty: AtomicBool::new(true), room: Room::default() });
         (Sweeper::new(inner.clone()), Retention { inner })
     }
 
@@ -146,9 +176,30 @@ impl Retention {
     /// Terminal jobs only (ILLEGAL_STATE otherwise); frees the idempotency key. Returns how many objects were deleted: none unless
     /// `objects_too`, which deletes them before the job's rows. Objects that another job stored at the same key go with them.
     pub async fn delete_job(&self, job: JobId, objects_too: bool) -> Result<u32, Refusal> {
+        let bytes = self.weigh(job).await?;
         let objects = remove::job(&self.inner.live, job, objects_too, self.inner.options.rows()).await?;
-        self.inner.dirty.store(true, Ordering::Relaxed);
+        self.inner.freed(bytes);
         Ok(objects)
+    }
+
+    /// A job that another program named, with all its output, whatever its state; any other only when it has ended. What arrives for it
+    /// from then on makes a new job of the name.
+    pub async fn delete_output_job(&self, job: JobId) -> Result<(), Refusal> {
+        let known = self.inner.live.reader.job(job)?;
+        if known.is_some_and(|known| known.name.is_none()) {
+            return self.delete_job(job, false).await.map(drop);
+        }
+        let bytes = self.weigh(job).await?;
+        remove::named(&self.inner.live, job).await?;
+        self.inner.freed(bytes);
+        Ok(())
+    }
+
+    async fn weigh(&self, job: JobId) -> Result<u64, Refusal> {
+        match self.inner.live.reader.job(job)? {
+            Some(job) => walk::weigh(&self.inner.live, &job, self.inner.options.rows()).await,
+            None => Ok(0),
+        }
     }
 
     /// (matched, purged). At most `selector.max`, oldest first; a dry run purges none. INVALID_PAYLOAD for a selector that names
@@ -170,6 +221,9 @@ fn asked(options: &Options, cleanup: &Cleanup, now_ms: i64) -> Order {
         max: (cleanup.max_deletes > 0).then_some(cleanup.max_deletes),
         dlq_bytes_max: options.dlq_bytes_max,
         ledger_excess_bytes: 0,
+        output_excess_bytes: 0,
+        idle: Idle::configured(options, now_ms),
+        tidies: false,
         rows: options.rows(),
     }
 }
@@ -186,15 +240,22 @@ impl Inner {
         }
         let totals = |walk: &Walk| (walk.deleted(CleanupKind::Jobs), walk.deleted(CleanupKind::Logs));
         let (jobs, logs) = totals(walk);
+        let bytes = walk.report().reclaimed_bytes;
         let examined = walk.step(&self.live).await;
         // Also after an error: what was deleted before it is gone.
         let (jobs_now, logs_now) = totals(walk);
         self.metrics.ledger_pruned_jobs.inc_by(jobs_now - jobs);
         self.metrics.ledger_pruned_logs.inc_by(logs_now - logs);
         if walk.report().deleted.values().any(|count| *count > 0) {
-            self.dirty.store(true, Ordering::Relaxed);
+            self.freed(walk.report().reclaimed_bytes - bytes);
         }
         examined
+    }
+
+    /// Rows of about so many bytes are gone.
+    fn freed(&self, bytes: u64) {
+        self.dirty.store(true, Ordering::Relaxed);
+        self.room.add(bytes);
     }
 
     async fn compact_if_needed(&self) -> Result<(), Refusal> {

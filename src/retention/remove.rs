@@ -8,7 +8,6 @@ use crate::model::{DeadLetter, DeadLetterId, DeadLetterSelector, JobId, Refusal,
 use crate::objects::Place;
 use crate::store::Prune;
 
-use super::walk::trim_long_log;
 use super::world::World;
 
 /// Objects deleted at the same time: enough to hide a round trip, few beside the workers' own requests.
@@ -41,12 +40,21 @@ pub async fn job<W: World>(world: &W, id: JobId, objects_too: bool, rows: usize)
             objects += delete_objects(world, vec![manifest]).await?;
         }
     }
-    trim_long_log(world, &job).await?;
     if world.prune(vec![Prune::Job(id)]).await? == 0 {
         // Deleted or retried by somebody else meanwhile.
         return Err(if world.job(id)?.is_some() { still_active(id) } else { no_job(id) });
     }
     Ok(objects)
+}
+
+/// Deletes a job that another program named with everything of it, whatever its state. What arrives for it from the first group on makes
+/// a new job of that name. After an error the same call goes on where it stopped.
+pub async fn named<W: World>(world: &W, id: JobId) -> Result<(), Refusal> {
+    if world.prune(vec![Prune::Named(id)]).await? == 0 {
+        // Gone meanwhile, or nobody has named it.
+        return Err(if world.job(id)?.is_some() { still_active(id) } else { no_job(id) });
+    }
+    Ok(())
 }
 
 fn no_job(id: JobId) -> Refusal {
@@ -181,6 +189,18 @@ mod tests {
         fake.state().objects_fail = true;
         assert_eq!(job(&fake, id, true, 10).await.unwrap_err().code, RefusalCode::Unavailable);
         assert!(fake.job(id).unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_job_that_another_program_named_is_deleted_while_it_runs_and_ours_is_not() {
+        let fake = Fake::default();
+        let mut theirs = job_at(JobState::InProgress, 10, 0);
+        theirs.name = crate::model::JobName::parse("theirs");
+        let (theirs, ours) = (fake.add(theirs), fake.add(job_at(JobState::InProgress, 11, 0)));
+        named(&fake, theirs).await.unwrap();
+        assert_eq!(named(&fake, theirs).await.unwrap_err().code, RefusalCode::NotFound);
+        assert_eq!(named(&fake, ours).await.unwrap_err().code, RefusalCode::IllegalState);
+        assert!(fake.job(theirs).unwrap().is_none() && fake.job(ours).unwrap().is_some());
     }
 
     #[tokio::test]

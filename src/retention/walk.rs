@@ -4,24 +4,32 @@
 //!
 //! The kinds go in an order in which no deletion changes what a later kind finds: failures, letters and uploads first, then
 //! jobs whole, then parts of the jobs that stay. That is why a dry run counts what the real run deletes.
+//!
+//! A limit of deletions never cuts a block of output: the walk ends before the block that would exceed it.
+
+mod output;
+
+pub use output::weigh;
 
 use std::collections::BTreeSet;
 
 use crate::model::{CleanupKind, CleanupReport, DeadLetterId, Job, JobId, Refusal, TaskRef};
 use crate::store::Prune;
 
-use super::policy::{self, Cutoffs, Verdict, is_past};
+use super::policy::{self, Cutoffs, Idle, Parts, Verdict, is_past};
 use super::world::World;
 
-/// Rows one commit may delete: other work waits for a commit. The store deletes no more log records for one item.
-const GROUP_ROWS_MAX: u64 = 10_000;
+/// What the store takes in one call.
+const ITEMS_MAX: usize = 1_000;
 
-const PHASES: [CleanupKind; 6] = [
+const PHASES: [CleanupKind; 8] = [
     CleanupKind::Queue,
     CleanupKind::Dlq,
     CleanupKind::Uploads,
     CleanupKind::Jobs,
     CleanupKind::Logs,
+    CleanupKind::Metrics,
+    CleanupKind::Events,
     CleanupKind::Idempotency,
 ];
 
@@ -37,6 +45,12 @@ pub struct Order {
     pub dlq_bytes_max: u64,
     /// Ended jobs go, oldest first, until about so many bytes are given back.
     pub ledger_excess_bytes: u64,
+    /// Output of ended jobs goes, of the oldest job first, until about so many bytes are given back.
+    pub output_excess_bytes: u64,
+    /// Which jobs that nobody ends count as ended.
+    pub idle: Option<Idle>,
+    /// Ends them, whether something of them goes or not, and finishes deletions that were broken off.
+    pub tidies: bool,
     /// Rows read at a time.
     pub rows: usize,
 }
@@ -49,6 +63,8 @@ pub struct Cursors {
     sources: Option<[u8; 16]>,
     jobs: Option<JobId>,
     logs: Option<JobId>,
+    metrics: Option<JobId>,
+    events: Option<JobId>,
     keys: Option<JobId>,
 }
 
@@ -56,7 +72,9 @@ impl Cursors {
     fn of(&mut self, part: Part) -> &mut Option<JobId> {
         match part {
             Part::Whole => &mut self.jobs,
-            Part::Logs => &mut self.logs,
+            Part::Output(CleanupKind::Metrics) => &mut self.metrics,
+            Part::Output(CleanupKind::Events) => &mut self.events,
+            Part::Output(_) => &mut self.logs,
             Part::Key => &mut self.keys,
         }
     }
@@ -66,7 +84,8 @@ impl Cursors {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     Whole,
-    Logs,
+    /// Records of this kind.
+    Output(CleanupKind),
     Key,
 }
 
@@ -78,6 +97,9 @@ pub struct Walk {
     planned: u64,
     dlq_excess: Option<u64>,
     ledger_excess: u64,
+    output_excess: u64,
+    /// What is done ahead of the kinds, and how far it has come: each walk begins anew.
+    ahead: Option<(output::Ahead, JobId)>,
     /// How far the uploads have been looked through: each walk begins anew.
     uploads: Option<(TaskRef, u64)>,
     sources_done: bool,
@@ -88,12 +110,12 @@ pub struct Walk {
 struct Item {
     prune: Prune,
     count: u64,
-    rows: u64,
 }
 
 impl Walk {
     pub fn new(order: Order, cursors: Cursors) -> Self {
-        let ledger_excess = order.ledger_excess_bytes;
+        let (ledger_excess, output_excess) = (order.ledger_excess_bytes, order.output_excess_bytes);
+        let ahead = output::Ahead::first(&order).map(|ahead| (ahead, JobId::MIN));
         Self {
             order,
             cursors,
@@ -101,6 +123,8 @@ impl Walk {
             planned: 0,
             dlq_excess: None,
             ledger_excess,
+            output_excess,
+            ahead,
             uploads: None,
             sources_done: false,
             report: CleanupReport::default(),
@@ -130,6 +154,9 @@ impl Walk {
 
     /// Looks at no more than one read of rows and deletes what is due of them. Returns how many it looked at.
     pub async fn step<W: World>(&mut self, world: &W) -> Result<usize, Refusal> {
+        if let Some((ahead, after)) = self.ahead {
+            return self.step_ahead(world, ahead, after).await;
+        }
         let Some(kind) = PHASES.get(self.phase).copied() else { return Ok(0) };
         if !self.order.kinds.contains(&kind) {
             self.phase += 1;
@@ -141,14 +168,11 @@ impl Walk {
             CleanupKind::Queue => self.step_failures(world).await,
             CleanupKind::Dlq => self.step_letters(world).await,
             CleanupKind::Uploads => self.step_uploads(world).await,
-            // Not walked yet.
-            CleanupKind::Metrics | CleanupKind::Events => {
-                self.phase += 1;
-                Ok(0)
-            }
             CleanupKind::Jobs if !self.sources_done => self.step_sources(world).await,
             CleanupKind::Jobs => self.step_jobs(world, Part::Whole).await,
-            CleanupKind::Logs => self.step_jobs(world, Part::Logs).await,
+            CleanupKind::Logs | CleanupKind::Metrics | CleanupKind::Events => {
+                self.step_jobs(world, Part::Output(kind)).await
+            }
             CleanupKind::Idempotency => self.step_jobs(world, Part::Key).await,
         }
     }
@@ -159,10 +183,15 @@ impl Walk {
         let allowed = count.min(left);
         self.planned = self.planned.saturating_add(allowed);
         if allowed < count {
-            self.report.more = true;
-            self.phase = PHASES.len();
+            self.stop();
         }
         allowed
+    }
+
+    /// The limit is reached: what is left is another cleanup's.
+    fn stop(&mut self) {
+        self.report.more = true;
+        self.phase = PHASES.len();
     }
 
     fn end_phase(&mut self, end: bool) {
@@ -182,12 +211,12 @@ impl Walk {
                 end = true;
                 break;
             }
-            if !active.holds(world, id.task.job)? {
+            if !active.holds(world, id.task.job, self.order.idle)? {
                 if self.allow(1) == 0 {
                     break;
                 }
                 self.report.reclaimed_bytes += policy::FAILURE_BYTES;
-                items.push(Item { prune: Prune::FailureRow(*id), count: 1, rows: 1 });
+                items.push(Item { prune: Prune::FailureRow(*id), count: 1 });
             }
             self.cursors.failures = Some(*id);
         }
@@ -212,14 +241,14 @@ impl Walk {
                 end = true;
                 break;
             }
-            if !active.holds(world, letter.id.task.job)? {
+            if !active.holds(world, letter.id.task.job, self.order.idle)? {
                 let bytes = world.letter_bytes(letter.id)?;
                 if self.allow(1) == 0 {
                     break;
                 }
                 excess = excess.saturating_sub(bytes);
                 self.report.reclaimed_bytes += bytes;
-                items.push(Item { prune: Prune::DeadLetter(letter.id), count: 1, rows: 1 });
+                items.push(Item { prune: Prune::DeadLetter(letter.id), count: 1 });
             }
             self.cursors.letters = Some(letter.id);
         }
@@ -312,25 +341,35 @@ impl Walk {
         let cutoffs = &self.order.cutoffs;
         let (kind, cutoff) = match part {
             Part::Whole => (CleanupKind::Jobs, cutoffs.jobs),
-            Part::Logs => (CleanupKind::Logs, cutoffs.logs),
+            Part::Output(CleanupKind::Metrics) => (CleanupKind::Metrics, cutoffs.metrics),
+            Part::Output(CleanupKind::Events) => (CleanupKind::Events, cutoffs.events),
+            Part::Output(kind) => (kind, cutoffs.logs),
             Part::Key => (CleanupKind::Idempotency, cutoffs.idempotency),
         };
         let ids_end = policy::ids_end(cutoff);
         let after = self.cursors.of(part).unwrap_or(JobId::MIN);
-        let jobs = world.jobs_after(after, self.order.rows)?;
-        let mut end = jobs.len() < self.order.rows;
+        let mut jobs = world.jobs_after(after, self.order.rows)?;
+        let examined = jobs.len();
+        let mut end = examined < self.order.rows;
+        let capped = part == Part::Whole && self.ledger_excess > 0;
+        if let Some(young) = jobs.iter().position(|job| job.id >= ids_end && !capped) {
+            jobs.truncate(young);
+            end = true;
+        }
+        self.seal(world, jobs.iter().filter(|job| self.is_due(job, part))).await?;
         let mut items = Vec::new();
         for job in &jobs {
-            let capped = part == Part::Whole && self.ledger_excess > 0;
-            if job.id >= ids_end && !capped {
-                end = true;
-                break;
+            if self.is_due(job, part) && self.end_if_idle(world, job).await? {
+                match part {
+                    Part::Whole => items.extend(self.whole(world, job).await?),
+                    Part::Output(kind) => {
+                        for output in policy::output_of(kind) {
+                            items.extend(self.output(world, job, output, None).await?.map(|(item, _)| item));
+                        }
+                    }
+                    Part::Key => items.extend(self.key(world, job)?),
+                }
             }
-            items.extend(match part {
-                Part::Whole => self.whole(world, job).await?,
-                Part::Logs => self.logs(world, job).await?,
-                Part::Key => self.key(world, job)?,
-            });
             if self.is_done() {
                 break;
             }
@@ -338,67 +377,51 @@ impl Walk {
         }
         self.commit(world, kind, items).await?;
         self.end_phase(end);
-        Ok(jobs.len())
+        Ok(examined)
     }
 
-    fn verdict(&self, job: &Job) -> Verdict {
-        policy::judge(job, &self.order.cutoffs, &self.order.kinds)
+    fn is_due(&self, job: &Job, part: Part) -> bool {
+        let verdict = policy::judge(job, self.order.idle, &self.order.cutoffs, &self.order.kinds);
+        match (part, verdict) {
+            (Part::Whole, Verdict::Whole) => true,
+            (Part::Whole, Verdict::Keep | Verdict::Parts(_)) => {
+                self.ledger_excess > 0 && policy::ended_ms(job, self.order.idle).is_some()
+            }
+            (Part::Output(CleanupKind::Metrics), Verdict::Parts(Parts { metrics, .. })) => metrics,
+            (Part::Output(CleanupKind::Events), Verdict::Parts(Parts { events, .. })) => events,
+            (Part::Output(_), Verdict::Parts(Parts { logs, .. })) => logs,
+            (Part::Key, Verdict::Parts(Parts { key, .. })) => key,
+            (Part::Output(_) | Part::Key, Verdict::Keep | Verdict::Whole) => false,
+        }
     }
 
     async fn whole<W: World>(&mut self, world: &W, job: &Job) -> Result<Option<Item>, Refusal> {
-        let capped = self.ledger_excess > 0 && job.state.is_terminal();
-        if (!capped && self.verdict(job) != Verdict::Whole) || self.allow(1) == 0 {
+        if self.allow(1) == 0 {
             return Ok(None);
         }
-        let bytes = policy::job_bytes(job);
+        let bytes = output::weigh(world, job, self.order.rows).await?;
         self.ledger_excess = self.ledger_excess.saturating_sub(bytes);
         self.report.reclaimed_bytes += bytes;
-        if !self.order.dry_run {
-            trim_long_log(world, job).await?;
-        }
-        let rows = 4 + u64::from(job.total) + job.log_count.min(GROUP_ROWS_MAX);
-        Ok(Some(Item { prune: Prune::Job(job.id), count: 1, rows }))
-    }
-
-    /// Counts records, not jobs.
-    async fn logs<W: World>(&mut self, world: &W, job: &Job) -> Result<Option<Item>, Refusal> {
-        if !matches!(self.verdict(job), Verdict::Parts { logs: true, .. }) {
-            return Ok(None);
-        }
-        let mut from = world.logs_from(job.id)?.min(job.log_count);
-        let until = from + self.allow(job.log_count - from);
-        self.report.reclaimed_bytes += (until - from) * policy::LOG_BYTES;
-        while until - from > GROUP_ROWS_MAX {
-            from += GROUP_ROWS_MAX;
-            self.commit(world, CleanupKind::Logs, vec![logs_item(job.id, from, GROUP_ROWS_MAX)]).await?;
-        }
-        Ok((until > from).then(|| logs_item(job.id, until, until - from)))
+        Ok(Some(Item { prune: Prune::Job(job.id), count: 1 }))
     }
 
     fn key<W: World>(&mut self, world: &W, job: &Job) -> Result<Option<Item>, Refusal> {
-        if !matches!(self.verdict(job), Verdict::Parts { key: true, .. })
-            || !world.has_key(job.id)?
-            || self.allow(1) == 0
-        {
+        if !world.has_key(job.id)? || self.allow(1) == 0 {
             return Ok(None);
         }
         self.report.reclaimed_bytes += policy::KEY_BYTES;
-        Ok(Some(Item { prune: Prune::Idempotency(job.id), count: 1, rows: 1 }))
+        Ok(Some(Item { prune: Prune::Idempotency(job.id), count: 1 }))
     }
 
     fn count(&mut self, kind: CleanupKind, count: u64) {
         *self.report.deleted.entry(kind).or_default() += count;
     }
 
-    /// Deletes in groups that other work need not wait long for. A dry run only counts.
+    /// A dry run only counts.
     async fn commit<W: World>(&mut self, world: &W, kind: CleanupKind, items: Vec<Item>) -> Result<(), Refusal> {
         let mut items = items.into_iter().peekable();
         while items.peek().is_some() {
-            let (mut group, mut rows) = (Vec::new(), 0);
-            while let Some(item) = items.next_if(|item| group.is_empty() || rows + item.rows <= GROUP_ROWS_MAX) {
-                rows += item.rows;
-                group.push(item);
-            }
+            let group: Vec<Item> = items.by_ref().take(ITEMS_MAX).collect();
             let deleted = if self.order.dry_run {
                 group.iter().map(|item| item.count).sum()
             } else {
@@ -411,23 +434,6 @@ impl Walk {
     }
 }
 
-fn logs_item(job: JobId, until: u64, count: u64) -> Item {
-    Item { prune: Prune::Logs { job, until }, count, rows: count }
-}
-
-/// Deletes most of a long log ahead of its job, group by group, so that no commit is long.
-pub async fn trim_long_log<W: World>(world: &W, job: &Job) -> Result<(), Refusal> {
-    if job.log_count <= GROUP_ROWS_MAX {
-        return Ok(());
-    }
-    let mut until = world.logs_from(job.id)?;
-    while until + GROUP_ROWS_MAX < job.log_count {
-        until += GROUP_ROWS_MAX;
-        world.prune(vec![Prune::Logs { job: job.id, until }]).await?;
-    }
-    Ok(())
-}
-
 /// Which jobs are active, asked once per job and step.
 #[derive(Default)]
 struct Activity {
@@ -435,11 +441,11 @@ struct Activity {
 }
 
 impl Activity {
-    fn holds<W: World>(&mut self, world: &W, id: JobId) -> Result<bool, Refusal> {
+    fn holds<W: World>(&mut self, world: &W, id: JobId, idle: Option<Idle>) -> Result<bool, Refusal> {
         if let Some((_, active)) = self.last.filter(|(known, _)| *known == id) {
             return Ok(active);
         }
-        let active = world.job(id)?.is_some_and(|job| !job.state.is_terminal());
+        let active = world.job(id)?.is_some_and(|job| policy::ended_ms(&job, idle).is_none());
         self.last = Some((id, active));
         Ok(active)
     }

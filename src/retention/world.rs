@@ -5,11 +5,27 @@
 use std::collections::HashSet;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::model::{DeadLetter, DeadLetterId, Job, JobId, Refusal, RefusalCode, Task, TaskIndex, TaskRef};
+use crate::model::{DeadLetter, DeadLetterId, Job, JobId, OutputKind, Refusal, RefusalCode, Task, TaskIndex, TaskRef};
 use crate::objects::{self, ErrorKind, Objects, Place};
-use crate::store::{Prune, Reader, Standing, Store, UploadRecord};
+use crate::store::{BlockHead, Prune, Reader, Standing, Store, UploadRecord};
+
+use super::policy::Idle;
+
+/// Records that are deleted together or not at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Block {
+    pub first: u64,
+    pub last: u64,
+    /// Fewer than its ordinals where lines of the job's own stand among them.
+    pub records: u64,
+    pub bytes: u64,
+}
+
+/// The sealer's turn for a few jobs takes milliseconds; after this the unsealed part counts as one block.
+const SEAL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Reads are short: callers ask for at most 1,000 rows at a time.
 pub trait World: Send + Sync {
@@ -18,8 +34,19 @@ pub trait World: Send + Sync {
     fn jobs_after(&self, after: JobId, rows: usize) -> Result<Vec<Job>, Refusal>;
     fn tasks(&self, id: JobId, from: TaskIndex, rows: usize) -> Result<Vec<Task>, Refusal>;
     fn standing(&self, task: TaskRef) -> Result<Standing, Refusal>;
-    /// The oldest log offset that is kept; the job's `log_count` when none is.
-    fn logs_from(&self, id: JobId) -> Result<u64, Refusal>;
+    /// The oldest ordinal of the kind that is kept, and behind the last one given: everything between is there.
+    fn kept(&self, id: JobId, kind: OutputKind) -> Result<(u64, u64), Refusal>;
+    /// Blocks with ordinals from `from` on, oldest first.
+    fn blocks(&self, id: JobId, kind: OutputKind, from: u64, rows: usize) -> Result<Vec<Block>, Refusal>;
+    /// The first ordinal that is not in a block yet, if there is any.
+    fn tail_from(&self, id: JobId, kind: OutputKind) -> Option<u64>;
+    fn has_tail(&self, id: JobId) -> bool;
+    /// Has the output of these jobs put into blocks, as far as it is not: else what goes whole would depend on the moment.
+    fn seal(&self, jobs: Vec<JobId>) -> impl Future<Output = Result<(), Refusal>> + Send;
+    /// False: it has ended, was heard of meanwhile or is gone.
+    fn end_idle(&self, id: JobId, idle: Idle) -> impl Future<Output = Result<bool, Refusal>> + Send;
+    /// Jobs of which a part is deleted already, among `rows` behind `after`, and where to go on.
+    fn leaving_after(&self, after: JobId, rows: usize) -> Result<(Vec<JobId>, Option<JobId>), Refusal>;
     fn has_key(&self, id: JobId) -> Result<bool, Refusal>;
     fn letter(&self, id: DeadLetterId) -> Result<Option<DeadLetter>, Refusal>;
     /// Oldest first.
@@ -33,7 +60,7 @@ pub trait World: Send + Sync {
     /// Versions of objects that are known, and when each was last seen to be true.
     fn sources_after(&self, after: Option<[u8; 16]>, rows: usize) -> Result<Vec<([u8; 16], i64)>, Refusal>;
 
-    /// How many jobs, log records, keys, letters, failures and sources were really deleted; what is active or gone by now is passed
+    /// How many jobs, records, keys, letters, failures and sources were really deleted; what is active or gone by now is passed
     /// over.
     fn prune(&self, items: Vec<Prune>) -> impl Future<Output = Result<u64, Refusal>> + Send;
     /// Aborts the upload and forgets it.
@@ -100,8 +127,35 @@ impl World for Live {
     fn standing(&self, task: TaskRef) -> Result<Standing, Refusal> {
         self.reader.standing(task)
     }
-    fn logs_from(&self, id: JobId) -> Result<u64, Refusal> {
-        self.reader.logs_from(id)
+    fn kept(&self, id: JobId, kind: OutputKind) -> Result<(u64, u64), Refusal> {
+        self.reader.kept(id, kind)
+    }
+    fn blocks(&self, id: JobId, kind: OutputKind, from: u64, rows: usize) -> Result<Vec<Block>, Refusal> {
+        let heads = self.reader.heads_of(id, kind, from, rows)?.into_iter();
+        let block = |head: BlockHead| Block {
+            first: head.first,
+            last: head.last,
+            records: head.count(),
+            bytes: head.stored_bytes,
+        };
+        Ok(heads.map(block).collect())
+    }
+    fn tail_from(&self, id: JobId, kind: OutputKind) -> Option<u64> {
+        self.reader.tail(id, kind).first()
+    }
+    fn has_tail(&self, id: JobId) -> bool {
+        self.reader.has_tail(id)
+    }
+    async fn seal(&self, jobs: Vec<JobId>) -> Result<(), Refusal> {
+        let store = self.store.clone();
+        let sealed = tokio::task::spawn_blocking(move || store.seal_now(&jobs, SEAL_PATIENCE)).await;
+        sealed.map_err(|error| Refusal::new(RefusalCode::Internal, format!("sealing: {error}")))
+    }
+    async fn end_idle(&self, id: JobId, idle: Idle) -> Result<bool, Refusal> {
+        self.store.end_idle(id, idle.since_ms, idle.phase()).await
+    }
+    fn leaving_after(&self, after: JobId, rows: usize) -> Result<(Vec<JobId>, Option<JobId>), Refusal> {
+        self.reader.leaving_after(after, rows)
     }
     fn has_key(&self, id: JobId) -> Result<bool, Refusal> {
         self.reader.has_idempotency_key(id)

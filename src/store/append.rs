@@ -28,7 +28,7 @@ pub fn append(tx: &mut Tx<'_>, number: u64, batch: OutputBatch) -> Result<Vec<Re
             first: 0,
             void: true,
         };
-        if let Some(mut job) = tx.job(piece.job)? {
+        if let Some(mut job) = tx.staying_job(piece.job)? {
             let first = if piece.kind == OutputKind::Log {
                 let first = job.log_count;
                 job.log_count += piece.count;
@@ -83,7 +83,7 @@ fn open_one(tx: &mut Tx<'_>, named: NamedJob) -> Result<JobId, Refusal> {
     let key = keys::name(&named.name);
     if let Some(known) = tx.row::<NameRow>(Family::Name, &key)? {
         let id = known.job()?;
-        if known.name == named.name.as_str() && tx.job(id)?.is_some() {
+        if known.name == named.name.as_str() && tx.staying_job(id)?.is_some() {
             return Ok(id);
         }
     }

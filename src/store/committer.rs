@@ -296,8 +296,8 @@ impl Core {
             }
             self.tails.settled();
         }
-        for (job, kind) in tx.forgotten.drain(..) {
-            self.tails.sealed(&self.tails.of_job(job, kind));
+        for (job, which) in tx.forgotten.drain(..) {
+            self.tails.forget(job, which);
         }
         self.published.note_ready(&tx.readied);
         self.published.publish(sequence, self.tally, tx.controls.take(), &tx.touched, tx.queue_moved);

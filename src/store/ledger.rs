@@ -7,7 +7,7 @@ use super::queue::end_job;
 use super::records::{ControlsRow, FailureRow};
 use super::tx::Tx;
 use super::verbs::StatusChange;
-use crate::model::{ControlChange, Controls, Job, JobId, NewLog, Refusal, RefusalCode};
+use crate::model::{ControlChange, Controls, Job, JobId, JobState, NewLog, Refusal, RefusalCode};
 
 pub fn update_status(tx: &mut Tx<'_>, change: StatusChange) -> Result<Job, Refusal> {
     let id = change.job;
@@ -40,6 +40,21 @@ pub fn update_status(tx: &mut Tx<'_>, change: StatusChange) -> Result<Job, Refus
     }
     tx.put_job(id, job, change.now_ms);
     tx.job_or_refuse(id)?.into_job(id)
+}
+
+/// Ends a job that another program named and of which nobody has heard since `silent_since_ms`: it has ended when it was last heard of.
+/// False: it has ended, goes on or is gone.
+pub fn end_idle(tx: &mut Tx<'_>, id: JobId, silent_since_ms: i64, phase: &str) -> Result<bool, Refusal> {
+    let Some(mut row) = tx.staying_job(id)? else { return Ok(false) };
+    let job = row.clone().into_job(id)?;
+    let heard_ms = job.heard_ms();
+    if job.name.is_none() || job.state.is_terminal() || heard_ms >= silent_since_ms {
+        return Ok(false);
+    }
+    end_job(tx, id, &mut row, JobState::Completed, heard_ms)?;
+    row.phase = phase.to_owned();
+    tx.put_job(id, row, heard_ms);
+    Ok(true)
 }
 
 /// Returns the first offset.

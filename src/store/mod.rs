@@ -32,6 +32,7 @@ mod spaces;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod turn;
 mod tx;
 mod uploads;
 mod verbs;
@@ -42,7 +43,7 @@ use std::time::Duration;
 pub use append::NamedJob;
 pub use check::{CheckReport, check};
 pub use open::{OpenError, Opened, Options, StoreGuard, open};
-pub use output::{BlockHead, OutputBatch, Rollup, Tail, TextFilter};
+pub use output::{BlockHead, Edge, Edges, OutputBatch, ROLLUPS_S, Rollup, Tail, TextFilter, edge_index, edges_of};
 pub use published::{JobWatch, ReadyNews};
 pub use reader::{
     Counters, DueCursor, DueEntry, LogSlice, OutputLimit, OutputSlice, Plan, Reader, ReadyEntry, ReadyPage,
@@ -267,21 +268,39 @@ impl Store {
         .await
     }
 
-    /// Deletes rows: jobs whole, logs, keys, letters; never those of active jobs. One call is one group: at most 1,000 items.
-    /// Returns how many things are gone.
+    /// Deletes: jobs whole, records, keys, letters; never of active jobs but what is named so. Takes as many groups as it needs, so that
+    /// none is long; what comes in between goes on. At most 1,000 items. Returns how many things are gone.
     pub async fn prune(&self, items: Vec<Prune>) -> Result<u64, Refusal> {
-        self.change(1_024 * items.len(), move |tx| {
-            let mut gone = 0;
-            for item in &items {
-                gone += prune::prune(tx, item)?;
+        let items: Arc<[Prune]> = items.into();
+        let mut gone = 0;
+        loop {
+            let again = Arc::clone(&items);
+            let pruned = self.change(1_024 * items.len(), move |tx| prune::prune_some(tx, &again)).await?;
+            gone += pruned.gone;
+            if !pruned.more {
+                return Ok(gone);
             }
-            Ok(gone)
-        })
-        .await
+        }
+    }
+
+    /// Ends a job that another program named if nobody has heard of it since. False: it has ended, goes on or is gone.
+    pub async fn end_idle(&self, job: JobId, silent_since_ms: i64, phase: String) -> Result<bool, Refusal> {
+        self.change(512, move |tx| ledger::end_idle(tx, job, silent_since_ms, &phase)).await
+    }
+
+    /// Has the unsealed output of these jobs sealed. Blocks, at most `patience`.
+    pub fn seal_now(&self, jobs: &[JobId], patience: Duration) {
+        self.tails.seal_now(jobs, patience);
     }
 
     /// Gives freed space back to the file system. Blocks the calling thread for seconds.
     pub fn compact(&self) -> Result<(), Refusal> {
-        self.spaces.compact()
+        self.spaces.compact(&keys::Space::ALL)
+    }
+
+    /// The same of the keyspace that holds output, and of the journal's files.
+    pub fn compact_output(&self) -> Result<(), Refusal> {
+        self.turn_journal()?;
+        self.spaces.compact(&[keys::Space::Output])
     }
 }

@@ -438,7 +438,7 @@ fn look_at_disk(dir: &Path, options: &Options, published: &Published) {
             let total = disk.f_blocks.saturating_mul(disk.f_frsize);
             let free = disk.f_bavail.saturating_mul(disk.f_frsize);
             let wanted = options.free_min_bytes.min(total / 100 * u64::from(options.free_min_percent));
-            published.set_free(free, wanted);
+            published.set_disk(total, free, wanted);
         }
         Err(error) => tracing::warn!(%error, dir = %dir.display(), "the disk's free space is unknown"),
     }

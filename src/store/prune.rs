@@ -1,58 +1,90 @@
 //! Prune: rows are deleted, never those of an active job. What to delete and when is retention's to say.
 //!
-//! Owns: which rows belong to a job, a letter, a key. Must not know: ages, schedules.
+//! Owns: which rows belong to a job, a letter, a key; how many go in one group. Must not know: ages, schedules.
 
 use super::keys::{self, Family, Key, Space};
 use super::prune_output::{prune_kind, prune_output};
 use super::queue::drop_letter;
-use super::records::{IdempotencyRow, JobRow};
+use super::records::{IdempotencyRow, JobRow, NameRow};
 use super::tx::Tx;
 use super::verbs::Prune;
-use crate::model::{JobId, JobName, Refusal, TaskRef};
+use crate::model::{JobId, JobName, JobState, OutputKind, Refusal, TaskRef};
 
-/// Log records deleted by one item in one group: a longer log takes several rounds, so that no group grows without bound.
-pub const LOGS_PER_ITEM_MAX: u64 = 10_000;
+/// Rows deleted in one group, about: some milliseconds that others wait. What is more takes further groups.
+const ROWS_PER_GROUP: usize = 10_000;
 
-/// How many things are really gone: jobs, log records, keys, letters, sources.
-pub fn prune(tx: &mut Tx<'_>, item: &Prune) -> Result<u64, Refusal> {
-    match item {
-        Prune::Job(id) => prune_job(tx, *id).map(u64::from),
-        Prune::Logs { job, until } => {
-            let Some(mut row) = terminal(tx, *job)? else { return Ok(0) };
-            let deleted = prune_logs(tx, *job, &mut row, *until);
-            if deleted > 0 {
-                tx.put_row(keys::job(*job), &row);
-            }
-            Ok(deleted)
+/// What one group has done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// How many things are really gone: jobs, records, keys, letters, sources.
+    pub gone: u64,
+    /// The same items again find more.
+    pub more: bool,
+}
+
+impl Pruned {
+    fn one(gone: bool) -> Self {
+        Self { gone: u64::from(gone), more: false }
+    }
+}
+
+/// As many of the items as fit into one group. Those of an earlier group may stand among them: they are passed over.
+pub fn prune_some(tx: &mut Tx<'_>, items: &[Prune]) -> Result<Pruned, Refusal> {
+    let (mut pruned, mut budget) = (Pruned::default(), ROWS_PER_GROUP);
+    for item in items {
+        if budget == 0 {
+            pruned.more = true;
+            break;
         }
+        let one = prune(tx, item, &mut budget)?;
+        pruned.gone += one.gone;
+        pruned.more |= one.more;
+    }
+    Ok(pruned)
+}
+
+fn prune(tx: &mut Tx<'_>, item: &Prune, budget: &mut usize) -> Result<Pruned, Refusal> {
+    match item {
+        Prune::Job(id) => match terminal(tx, *id)? {
+            Some(row) => prune_job(tx, *id, row, budget),
+            None => Ok(Pruned::default()),
+        },
+        Prune::Named(id) => match tx.job(*id)? {
+            Some(mut row) if !row.name.is_empty() => {
+                let state = row.job_state()?;
+                if !state.is_terminal() {
+                    tx.tally.count_state(Some(state), Some(JobState::Canceled));
+                    row.set_state(JobState::Canceled);
+                    row.completed_at_ms = row.updated_at_ms.max(row.output_at_ms);
+                }
+                prune_job(tx, *id, row, budget)
+            }
+            Some(_) | None => Ok(Pruned::default()),
+        },
         Prune::Output { job, kind, until } => match terminal(tx, *job)? {
-            Some(_) => prune_kind(tx, *job, *kind, *until),
-            None => Ok(0),
+            Some(row) if !row.leaving => prune_kind(tx, *job, row, *kind, *until, budget),
+            Some(_) | None => Ok(Pruned::default()),
         },
         Prune::Idempotency(id) => {
-            let Some(mut row) = tx.job(*id)? else { return Ok(0) };
+            let Some(mut row) = tx.job(*id)? else { return Ok(Pruned::default()) };
             let freed = free_key(tx, *id, &mut row)?;
             if freed {
                 tx.put_row(keys::job(*id), &row);
             }
-            Ok(u64::from(freed))
+            Ok(Pruned::one(freed))
         }
-        Prune::DeadLetter(id) => drop_letter(tx, *id).map(u64::from),
-        Prune::FailureRow(id) => {
-            let known = tx.get(&keys::failure(*id))?.is_some();
-            if known {
-                tx.delete(keys::failure(*id));
-            }
-            Ok(u64::from(known))
-        }
-        Prune::Source(hash) => {
-            let known = tx.get(&keys::source(*hash))?.is_some();
-            if known {
-                tx.delete(keys::source(*hash));
-            }
-            Ok(u64::from(known))
-        }
+        Prune::DeadLetter(id) => drop_letter(tx, *id).map(Pruned::one),
+        Prune::FailureRow(id) => drop_row(tx, keys::failure(*id)),
+        Prune::Source(hash) => drop_row(tx, keys::source(*hash)),
     }
+}
+
+fn drop_row(tx: &mut Tx<'_>, key: Key) -> Result<Pruned, Refusal> {
+    let known = tx.get(&key)?.is_some();
+    if known {
+        tx.delete(key);
+    }
+    Ok(Pruned::one(known))
 }
 
 fn terminal(tx: &Tx<'_>, id: JobId) -> Result<Option<JobRow>, Refusal> {
@@ -60,24 +92,23 @@ fn terminal(tx: &Tx<'_>, id: JobId) -> Result<Option<JobRow>, Refusal> {
     Ok(row.job_state()?.is_terminal().then_some(row))
 }
 
-/// True when the job is gone whole.
-fn prune_job(tx: &mut Tx<'_>, id: JobId) -> Result<bool, Refusal> {
-    let Some(mut row) = terminal(tx, id)? else { return Ok(false) };
-    let logs = row.log_count;
-    prune_logs(tx, id, &mut row, logs);
-    if row.logs_from < row.log_count {
-        tx.put_row(keys::job(id), &row);
-        return Ok(false);
-    }
-    if !prune_output(tx, id)? {
-        tx.put_row(keys::job(id), &row);
-        return Ok(false);
+fn prune_job(tx: &mut Tx<'_>, id: JobId, mut row: JobRow, budget: &mut usize) -> Result<Pruned, Refusal> {
+    if !prune_output(tx, id, budget)? {
+        leave(tx, id, row);
+        return Ok(Pruned { gone: 0, more: true });
     }
     if let Some(name) = JobName::parse(&row.name) {
-        tx.delete(keys::name(&name));
+        let key = keys::name(&name);
+        // Another job may have the name by now.
+        let known: Option<NameRow> = tx.row(Family::Name, &key)?;
+        if known.is_some_and(|known| known.job == id.as_bytes()) {
+            tx.delete(key);
+        }
     }
     free_key(tx, id, &mut row)?;
-    for (key, _) in tx.scan(&keys::tasks_of(id), usize::from(u16::MAX))? {
+    let tasks = tx.scan(&keys::tasks_of(id), usize::from(u16::MAX))?;
+    *budget = budget.saturating_sub(2 + tasks.len());
+    for (key, _) in tasks {
         tx.delete(Key { space: Space::Ledger, bytes: key });
     }
     tx.delete(keys::task(TaskRef::manifest(id)));
@@ -90,18 +121,20 @@ fn prune_job(tx: &mut Tx<'_>, id: JobId) -> Result<bool, Refusal> {
     tx.tally.count_state(Some(row.job_state()?), None);
     tx.delete(keys::job(id));
     tx.touched.insert(id);
-    Ok(true)
+    Ok(Pruned::one(true))
 }
 
-/// Deletes from the oldest record on.
-fn prune_logs(tx: &mut Tx<'_>, id: JobId, row: &mut JobRow, until: u64) -> u64 {
-    let end = until.min(row.log_count).min(row.logs_from.saturating_add(LOGS_PER_ITEM_MAX));
-    let from = row.logs_from;
-    for offset in from..end {
-        tx.delete(keys::log(id, offset));
+/// Nothing more comes to a job of which a part is gone, and what is left of it counts for nothing.
+fn leave(tx: &mut Tx<'_>, id: JobId, mut row: JobRow) {
+    row.leaving = true;
+    for kind in OutputKind::ALL {
+        let end = row.records_of(kind);
+        if end > 0 {
+            row.set_kept_from(kind, end);
+        }
     }
-    row.logs_from = row.logs_from.max(end);
-    end.saturating_sub(from)
+    tx.put_row(keys::job(id), &row);
+    tx.touched.insert(id);
 }
 
 /// Frees the job's idempotency key unless another job holds it by now.

@@ -34,6 +34,7 @@ pub struct Published {
     fault: watch::Sender<Option<String>>,
     free_bytes: AtomicU64,
     free_wanted: AtomicU64,
+    disk_bytes: AtomicU64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -52,6 +53,7 @@ impl Published {
             fault: watch::Sender::new(None),
             free_bytes: AtomicU64::new(u64::MAX),
             free_wanted: AtomicU64::new(0),
+            disk_bytes: AtomicU64::new(0),
         }
     }
 
@@ -135,9 +137,15 @@ impl Published {
         self.queue.subscribe()
     }
 
-    pub fn set_free(&self, free_bytes: u64, wanted_bytes: u64) {
+    pub fn set_disk(&self, disk_bytes: u64, free_bytes: u64, wanted_bytes: u64) {
+        self.disk_bytes.store(disk_bytes, Ordering::Relaxed);
         self.free_bytes.store(free_bytes, Ordering::Relaxed);
         self.free_wanted.store(wanted_bytes, Ordering::Relaxed);
+    }
+
+    /// Of the data disk; 0: not known.
+    pub fn disk_bytes(&self) -> u64 {
+        self.disk_bytes.load(Ordering::Relaxed)
     }
 
     pub fn free_bytes(&self) -> u64 {

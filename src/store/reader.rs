@@ -3,6 +3,7 @@
 //! Owns: rows → model for everybody outside the committer. Must not know: verbs, groups, who asks.
 
 mod jobs;
+mod metrics;
 mod output;
 mod queue;
 mod uploads;
@@ -108,6 +109,8 @@ pub struct Sizes {
     pub keyspaces: BTreeMap<&'static str, u64>,
     pub journal_bytes: u64,
     pub free_disk_bytes: u64,
+    /// 0: not known.
+    pub disk_bytes: u64,
 }
 
 impl Reader {
@@ -158,6 +161,7 @@ impl Reader {
             keyspaces: Space::ALL.into_iter().map(Space::name).zip(tables).collect(),
             journal_bytes,
             free_disk_bytes: self.published.free_bytes(),
+            disk_bytes: self.published.disk_bytes(),
         }
     }
 

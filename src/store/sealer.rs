@@ -11,7 +11,8 @@ use super::output::{BlockHead, Due, Tails, build_block, read_block, read_head, r
 use super::published::Published;
 use super::spaces::Spaces;
 use super::tx::Tx;
-use crate::model::{JobId, OutputKind, OutputRecord, Refusal};
+use super::records::{self, JobRow};
+use crate::model::{JobId, OutputKind, OutputRecord, Refusal, RefusalCode};
 
 /// One tick of waiting.
 const TICK: Duration = Duration::from_secs(1);
@@ -41,7 +42,9 @@ impl Sealer {
             return false;
         }
         if let Err(refusal) = self.seal(&due) {
-            if self.published.fault().is_none() {
+            if refusal.code == RefusalCode::Stale {
+                tracing::debug!(%refusal, "sealing again");
+            } else if self.published.fault().is_none() {
                 // Nothing is lost: the batches stay. Trying at once again would only spin.
                 tracing::error!(%refusal, "output could not be sealed");
             }
@@ -52,17 +55,26 @@ impl Sealer {
 
     fn seal(&self, due: &[Due]) -> Result<(), Refusal> {
         let mut sealed = Vec::with_capacity(due.len());
+        let mut kept = Vec::with_capacity(due.len());
         for due in due {
-            sealed.push(self.build(due)?);
+            let from = self.kept_from(due)?;
+            kept.push((due.job, due.kind, from));
+            sealed.extend(self.build(due, from)?);
         }
         let spent = self.tails.spent_with(due);
         let batches = self.batch_keys(&spent)?;
         let jobs: Vec<JobId> = due.iter().map(|due| due.job).collect();
         let metrics = due.iter().filter(|due| due.kind == OutputKind::Metric);
-        let rollups = recompute_rollups(&self.spaces, &self.tails, metrics)?;
+        let rollups = recompute_rollups(&self.spaces, metrics)?;
         let bytes = sealed.iter().flat_map(|block| &block.rows).map(|(_, value)| value.len()).sum();
         let (tell, told) = std::sync::mpsc::channel();
         let change = move |tx: &mut Tx<'_>| {
+            for (job, kind, from) in kept {
+                if tx.job(job)?.is_some_and(|row| row.kept_from(kind) != from) {
+                    // Else a block read before the deletion would bring its records back.
+                    return Err(Refusal::new(RefusalCode::Stale, format!("output of job {job} was deleted meanwhile")));
+                }
+            }
             for block in sealed {
                 // A job deleted meanwhile takes its output with it.
                 if tx.get(&keys::job(block.job))?.is_none() {
@@ -89,17 +101,27 @@ impl Sealer {
         };
         let done = move |result: Result<(), Refusal>| drop(tell.send(result));
         self.committer.submit(Box::new(Request { change: Some(change), result: None, done }), bytes, false);
-        let stopped = || Refusal::new(crate::model::RefusalCode::Unavailable, "the store has stopped");
+        let stopped = || Refusal::new(RefusalCode::Unavailable, "the store has stopped");
         told.recv().unwrap_or_else(|_| Err(stopped()))?;
         self.tails.sealed(due);
         self.tails.forget_batches(&spent);
         Ok(())
     }
 
-    fn build(&self, due: &Due) -> Result<Sealed, Refusal> {
+    /// The oldest ordinal kept; that of a job that is gone does not matter.
+    fn kept_from(&self, due: &Due) -> Result<u64, Refusal> {
+        let row = self.spaces.get(&keys::job(due.job))?;
+        row.map_or(Ok(0), |row| Ok(records::decode::<JobRow>("job", &row)?.kept_from(due.kind)))
+    }
+
+    /// None: everything of it was deleted.
+    fn build(&self, due: &Due, from: u64) -> Result<Option<Sealed>, Refusal> {
         let mut records: Vec<OutputRecord> = Vec::new();
         for chunk in &due.chunks {
-            records.extend(chunk.records(due.kind)?);
+            records.extend(chunk.records(due.kind)?.into_iter().filter(|record| record.ordinal >= from));
+        }
+        if records.is_empty() {
+            return Ok(None);
         }
         let mut gone = Vec::new();
         if let Some(first) = records.first().map(|record| record.ordinal)
@@ -112,7 +134,7 @@ impl Sealer {
             records = merged;
         }
         let (_, rows) = build_block(due.job, due.kind, &records, self.tails.options.compression_level)?;
-        Ok(Sealed { job: due.job, rows, gone })
+        Ok(Some(Sealed { job: due.job, rows, gone }))
     }
 
     fn last_block(&self, job: JobId, kind: OutputKind, before: u64) -> Result<Option<BlockHead>, Refusal> {

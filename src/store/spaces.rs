@@ -3,6 +3,8 @@
 //! Owns: every call into Fjall after opening. A damaged block is an error with DATA_LOSS, never a short list.
 //! Must not know: what rows mean, groups, waiting.
 
+use std::os::unix::fs::MetadataExt as _;
+
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, UserKey, UserValue};
 
 use super::keys::{Key, Space};
@@ -75,12 +77,29 @@ impl Spaces {
         (tables, self.database.journal_disk_space().unwrap_or(0))
     }
 
-    /// Writes everything to tables and merges them, so that deleted rows give their space back.
-    pub fn compact(&self) -> Result<(), Refusal> {
+    /// What the journal's file in use holds.
+    pub fn journal_in_use_bytes(&self) -> std::io::Result<u64> {
+        let Some(folder) = self.keyspace(Space::Output).path().ancestors().nth(2) else { return Ok(0) };
+        // The file is as long as it will get from the start: only what it occupies tells.
+        let last = super::journal::files(folder)?.pop();
+        last.map_or(Ok(0), |(_, file)| Ok(std::fs::metadata(file)?.blocks() * 512))
+    }
+
+    /// Writes everything to tables, so that the journal's old files go, and merges those of `spaces`, so that deleted rows give their
+    /// space back.
+    pub fn compact(&self, spaces: &[Space]) -> Result<(), Refusal> {
+        self.flush()?;
+        // What was written meanwhile may hold on to a file that the first flush made an old one.
+        self.flush()?;
+        for space in spaces {
+            self.keyspace(*space).major_compact().map_err(|error| read_fault(*space, &error))?;
+        }
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), Refusal> {
         for space in Space::ALL {
-            let keyspace = self.keyspace(space);
-            keyspace.rotate_memtable_and_wait().map_err(|error| read_fault(space, &error))?;
-            keyspace.major_compact().map_err(|error| read_fault(space, &error))?;
+            self.keyspace(space).rotate_memtable_and_wait().map_err(|error| read_fault(space, &error))?;
         }
         Ok(())
     }

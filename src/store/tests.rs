@@ -7,6 +7,7 @@ use crate::store::*;
 use crate::telemetry::Metrics;
 
 mod output;
+mod prune;
 mod uploads;
 
 pub(super) fn reopen(dir: &Path) -> Opened {

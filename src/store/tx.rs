@@ -42,8 +42,8 @@ pub struct Tx<'a> {
     pub queue_moved: bool,
     /// Output of this group: the tails take it over after the commit.
     pub output: Vec<Committed>,
-    /// Jobs, or one kind of them, whose unsealed output goes.
-    pub forgotten: Vec<(JobId, Option<OutputKind>)>,
+    /// Jobs whose unsealed output goes; with a kind only that, below the ordinal.
+    pub forgotten: Vec<(JobId, Option<(OutputKind, u64)>)>,
 }
 
 impl<'a> Tx<'a> {
@@ -143,6 +143,22 @@ impl<'a> Tx<'a> {
         Ok(rows.into_iter().take(limit).collect())
     }
 
+    /// Only the keys, for deletions: values may be large.
+    pub fn scan_keys(&self, from: &Key, end: &Key, limit: usize) -> Result<Vec<Key>, Refusal> {
+        let changed: Vec<_> = self.overlay.range((Bound::Included(from), Bound::Excluded(end))).collect();
+        let mut found = BTreeSet::new();
+        for row in self.spaces.range(from.space, &from.bytes, &end.bytes) {
+            if found.len() >= limit.saturating_add(changed.len()) {
+                break;
+            }
+            found.insert(Key { space: from.space, bytes: row?.0.to_vec() });
+        }
+        for (key, value) in changed {
+            if value.is_some() { found.insert(key.clone()) } else { found.remove(key) };
+        }
+        Ok(found.into_iter().take(limit).collect())
+    }
+
     pub fn row<M: Message + Default>(&self, family: Family, key: &Key) -> Result<Option<M>, Refusal> {
         let what = format!("{family:?}");
         self.get(key)?.map(|bytes| records::decode(&what, &bytes)).transpose()
@@ -152,9 +168,14 @@ impl<'a> Tx<'a> {
         self.row(Family::Job, &keys::job(id))
     }
 
+    /// The job, unless it is being deleted.
+    pub fn staying_job(&self, id: JobId) -> Result<Option<JobRow>, Refusal> {
+        Ok(self.job(id)?.filter(|row| !row.leaving))
+    }
+
     /// NOT_FOUND when there is none.
     pub fn job_or_refuse(&self, id: JobId) -> Result<JobRow, Refusal> {
-        self.job(id)?.ok_or_else(|| Refusal::not_found(format!("job {id}")).with_job(id))
+        self.staying_job(id)?.ok_or_else(|| Refusal::not_found(format!("job {id}")).with_job(id))
     }
 
     /// Writes a changed job: one revision further, its watchers woken.

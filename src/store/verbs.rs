@@ -171,12 +171,10 @@ pub struct StatusChange {
 pub enum Prune {
     /// A terminal job with everything of it; its dead letters stay.
     Job(JobId),
-    /// A terminal job's log records with offsets below `until`.
-    Logs {
-        job: JobId,
-        until: u64,
-    },
-    /// A terminal job's sealed output of one kind with ordinals below `until`.
+    /// A job that another program named, with everything of it, whatever its state.
+    Named(JobId),
+    /// A terminal job's records of one kind with ordinals below `until`; of logs also its own lines. Blocks go whole: one that reaches
+    /// beyond ends it.
     Output {
         job: JobId,
         kind: OutputKind,

@@ -81,6 +81,10 @@ impl Host {
         Client::connect(Addr::Http(self.addresses().grpc_tcp.unwrap().to_string())).await.unwrap()
     }
 
+    pub fn grpc_tcp(&self) -> SocketAddr {
+        self.addresses().grpc_tcp.unwrap()
+    }
+
     pub async fn ipc(&self) -> IpcClient {
         IpcClient::connect(self.ipc_path(), &Options::default()).await.unwrap()
     }

@@ -149,7 +149,7 @@ pub(super) fn rooms(api: Api) -> Work {
             None
         }
         ipc_request::Body::GetJob(get) => {
-            let found = convert::job_id("job_id", &get.job_id).and_then(|id| api.ledger.job(id));
+            let found = api.job_id("job_id", &get.job_id).and_then(|id| api.ledger.job(id));
             reply.to(Route::GetJob).send(found.map(|job| ipc_response::Body::Job(convert::job(&job))));
             None
         }
@@ -195,6 +195,7 @@ fn start_submit(api: &Arc<Api>, mut submit: pb::SubmitJobRequest, trace_parent: 
 }
 
 async fn update_status(api: &Api, update: pb::UpdateJobStatusRequest) -> Result<pb::Ack, Refusal> {
-    let job = api.ingest.update_status(convert::status_update(update, api.clock.now_ms())?).await?;
+    let update = convert::status_update(update, api.clock.now_ms(), |path, text| api.job_id(path, text))?;
+    let job = api.ingest.update_status(update).await?;
     Ok(pb::Ack { revision: job.revision })
 }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::batch::unpack;
+use super::edges::{self, Edges};
 use super::{PART_BYTES, TextFilter, codec};
 use crate::model::{JobId, LogStream, OutputKind, OutputRecord, Refusal};
 use crate::store::keys::{self, Family, Fields, Key};
@@ -32,6 +33,8 @@ pub struct BlockHead {
     pub last_sequence: u64,
     /// What text the data may contain; of logs.
     pub filter: TextFilter,
+    /// How standard output and standard error enter and leave it; of logs.
+    pub edges: Edges,
     pub(super) body_bytes: u64,
     pub(in crate::store) parts: u16,
 }
@@ -64,6 +67,8 @@ struct HeadRow {
     body_bytes: u64,
     #[prost(uint32, tag = "10")]
     parts: u32,
+    #[prost(message, repeated, tag = "11")]
+    edges: Vec<edges::EdgeRow>,
 }
 
 /// What a block is written as.
@@ -106,6 +111,7 @@ pub fn build(
         filter: filter.as_bytes().to_vec(),
         body_bytes: body.len() as u64,
         parts: u32::try_from(packed.len().div_ceil(PART_BYTES)).unwrap_or(u32::MAX),
+        edges: if kind == OutputKind::Log { edges::to_rows(&edges::edges_of(records)) } else { Vec::new() },
     };
     let key = keys::block_head(job, kind, base);
     let head = read_head(&key.bytes, &row.encode_to_vec())?;
@@ -137,6 +143,7 @@ pub fn read_head(key: &[u8], value: &[u8]) -> Result<BlockHead, Refusal> {
         stored_bytes: row.packed_bytes + (key.len() + value.len()) as u64,
         last_sequence: row.last_sequence,
         filter: TextFilter::from_bytes(row.filter),
+        edges: edges::from_rows(row.edges),
         body_bytes: row.body_bytes,
         parts,
     })

@@ -8,7 +8,7 @@ use super::batch::{Committed, read_batches};
 use super::{Tails, block, codec, tails::Chunk};
 use crate::model::{JobId, OutputKind, Refusal};
 use crate::store::keys::{self, Family, Fields, Space};
-use crate::store::records::damaged;
+use crate::store::records::{self, JobRow, damaged};
 use crate::store::spaces::Spaces;
 
 /// Fills `tails`. A block is committed with the deletion of its batches, but a batch lives as long as any job needs it: so what is in a
@@ -32,7 +32,7 @@ pub fn recover(spaces: &Spaces, tails: &Tails) -> Result<(), Refusal> {
                     end
                 }
             };
-            if chunk.first >= end && spaces.get(&keys::job(job))?.is_some() {
+            if chunk.first >= end {
                 open.push((job, kind, chunk));
             } else if chunk.end() > end {
                 open.extend(rest(kind, &chunk, end)?.map(|chunk| (job, kind, chunk)));
@@ -43,11 +43,14 @@ pub fn recover(spaces: &Spaces, tails: &Tails) -> Result<(), Refusal> {
     })
 }
 
-/// Behind the last record that is in a block.
+/// Behind the last record that is in a block or was deleted.
 fn sealed_end(spaces: &Spaces, job: JobId, kind: OutputKind) -> Result<u64, Refusal> {
+    let Some(row) = spaces.get(&keys::job(job))? else { return Ok(u64::MAX) };
+    let deleted = records::decode::<JobRow>("job", &row)?.kept_from(kind);
     let (from, until) = (keys::block_head(job, kind, 0), keys::block_head(job, kind, u64::MAX));
     let last = spaces.range(Space::Output, &from.bytes, &until.bytes).next_back();
-    last.map_or(Ok(0), |row| row.and_then(|(key, value)| Ok(block::read_head(&key, &value)?.last + 1)))
+    let sealed = last.map_or(Ok(0), |row| row.and_then(|(key, value)| Ok(block::read_head(&key, &value)?.last + 1)))?;
+    Ok(sealed.max(deleted))
 }
 
 /// The part of a chunk that is not in a block.

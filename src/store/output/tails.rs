@@ -58,6 +58,8 @@ struct State {
     /// Jobs with logs in the group that is being committed: their first offset in it. What is behind it may be in the database and
     /// not yet here.
     pending: HashMap<JobId, u64>,
+    /// Jobs with a tail that somebody wants sealed now.
+    asked: HashSet<JobId>,
 }
 
 /// The unsealed records of one job and kind as they stood at one moment.
@@ -249,8 +251,33 @@ impl Tails {
                 }
             }
         }
+        let State { asked, by, .. } = &mut *state;
+        asked.retain(|job| has_tail(by, *job));
         drop(state);
         self.bell.notify_all();
+    }
+
+    /// Drops what is unsealed of a job; with a kind only that, below the ordinal.
+    pub fn forget(&self, job: JobId, which: Option<(OutputKind, u64)>) {
+        let mut due = self.of_job(job, which.map(|(kind, _)| kind));
+        if let Some((_, until)) = which {
+            due.iter_mut().for_each(|due| due.chunks.retain(|chunk| chunk.end() <= until));
+        }
+        self.sealed(&due);
+    }
+
+    pub fn has_tail(&self, job: JobId) -> bool {
+        has_tail(&self.lock().by, job)
+    }
+
+    /// Has these jobs sealed however young their output is, and blocks until they are, at most `patience`.
+    pub fn seal_now(&self, jobs: &[JobId], patience: Duration) {
+        let mut state = self.lock();
+        let State { asked, by, .. } = &mut *state;
+        asked.extend(jobs.iter().filter(|job| has_tail(by, **job)));
+        self.bell.notify_all();
+        let waits = |state: &mut State| jobs.iter().any(|job| state.asked.contains(job));
+        drop(self.bell.wait_timeout_while(state, patience, waits));
     }
 
     /// Everything unsealed of a job, to be dropped with it; with `kind` only that.
@@ -262,9 +289,13 @@ impl Tails {
     }
 }
 
+fn has_tail(by: &HashMap<(JobId, OutputKind), Growing>, job: JobId) -> bool {
+    OutputKind::ALL.into_iter().any(|kind| by.contains_key(&(job, kind)))
+}
+
 impl State {
     fn is_pressing(&self, options: &super::Options) -> bool {
-        self.bytes > options.tail_bytes_max || self.by.values().any(|tail| tail.bytes >= options.block_bytes)
+        !self.asked.is_empty() || self.bytes > options.tail_bytes_max || self.by.values().any(|tail| tail.bytes >= options.block_bytes)
     }
 
     fn pick(&self, options: &super::Options, all: bool, bytes_max: usize) -> Vec<Due> {
@@ -272,7 +303,7 @@ impl State {
         // A batch row lives until the last of its chunks is sealed: the oldest one's owners are due with it.
         let mut waiting: Vec<(bool, usize, &(JobId, OutputKind), &Growing)> = Vec::new();
         for (key, tail) in &self.by {
-            let old = all || self.tick - tail.since_tick >= patience_ticks;
+            let old = all || self.asked.contains(&key.0) || self.tick - tail.since_tick >= patience_ticks;
             waiting.push((old || tail.bytes >= options.block_bytes, tail.bytes, key, tail));
         }
         waiting

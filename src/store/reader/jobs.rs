@@ -2,7 +2,7 @@
 
 use super::{Reader, just_after, key_of};
 use crate::model::{
-    Attempt, DeadLetter, DeadLetterId, Failure, Job, JobId, JobType, LogRecord, Manifest, Refusal, Task, TaskIndex,
+    Attempt, DeadLetter, DeadLetterId, Failure, Job, JobId, JobType, LogRecord, Manifest, OutputKind, Refusal, Task, TaskIndex,
     TaskRef, TaskSpec, TaskState, Tenant,
 };
 use crate::store::keys::{self, Family, Space};
@@ -113,6 +113,26 @@ impl Reader {
     /// The oldest offset that is kept.
     pub fn logs_from(&self, id: JobId) -> Result<u64, Refusal> {
         Ok(self.job_row(id)?.map_or(0, |row| row.logs_from))
+    }
+
+    /// The oldest ordinal of the kind that is kept, and the end of those ever given.
+    pub fn kept(&self, id: JobId, kind: OutputKind) -> Result<(u64, u64), Refusal> {
+        Ok(self.job_row(id)?.map_or((0, 0), |row| (row.kept_from(kind), row.records_of(kind))))
+    }
+
+    /// Of up to `rows` jobs behind `after` those that are being deleted, and the last one looked at: None at the end.
+    pub fn leaving_after(&self, after: JobId, rows: usize) -> Result<(Vec<JobId>, Option<JobId>), Refusal> {
+        let mut leaving = Vec::new();
+        let (mut last, mut seen) = (after, 0);
+        for row in self.rows(Space::Ledger, &just_after(&keys::job(after)), &keys::end_of(Family::Job), rows) {
+            let (key, value) = row?;
+            last = key_of(Family::Job, &key, |fields| fields.job())?;
+            if records::decode::<JobRow>("job", &value)?.leaving {
+                leaving.push(last);
+            }
+            seen += 1;
+        }
+        Ok((leaving, (seen == rows).then_some(last)))
     }
 
     /// Letters after `after`, oldest first.

@@ -52,12 +52,16 @@ impl Reader {
             return Ok(None);
         }
         let id = row.job()?;
-        Ok(self.job_row(id)?.map(|_| id))
+        Ok(self.job_row(id)?.filter(|row| !row.leaving).map(|_| id))
     }
 
     /// What is committed and not in a block, as it stands now.
     pub fn tail(&self, id: JobId, kind: OutputKind) -> Tail {
         self.tails.tail(id, kind)
+    }
+
+    pub fn has_tail(&self, id: JobId) -> bool {
+        self.tails.has_tail(id)
     }
 
     /// Jobs with output of the kind that is not in a block, in order of their ids.

@@ -5,7 +5,8 @@ use prost::Message;
 
 use super::{FailureRow, Pairs, damaged};
 use crate::model::{
-    Job, JobId, JobName, JobState, JobType, LogLevel, LogRecord, LogStream, NewLog, Priority, Refusal, Tenant,
+    Job, JobId, JobName, JobState, JobType, LogLevel, LogRecord, LogStream, NewLog, OutputKind, Priority, Refusal,
+    Tenant,
 };
 
 #[derive(Clone, PartialEq, Message)]
@@ -82,9 +83,46 @@ pub struct JobRow {
     /// When output came last.
     #[prost(int64, tag = "44")]
     pub output_at_ms: i64,
+    /// By kind: output below this ordinal was deleted. Of logs `logs_from` says it.
+    #[prost(uint64, repeated, tag = "50")]
+    pub output_from: Vec<u64>,
+    /// It is being deleted group by group: nothing more is taken for it, and its name is free.
+    #[prost(bool, tag = "51")]
+    pub leaving: bool,
 }
 
 impl JobRow {
+    /// Behind the last ordinal given.
+    pub fn records_of(&self, kind: OutputKind) -> u64 {
+        if kind == OutputKind::Log {
+            return self.log_count;
+        }
+        self.output_counts.get(kind.index()).copied().unwrap_or(0)
+    }
+
+    /// The oldest ordinal that is kept.
+    pub fn kept_from(&self, kind: OutputKind) -> u64 {
+        let from = if kind == OutputKind::Log {
+            self.logs_from
+        } else {
+            self.output_from.get(kind.index()).copied().unwrap_or(0)
+        };
+        from.min(self.records_of(kind))
+    }
+
+    pub fn set_kept_from(&mut self, kind: OutputKind, from: u64) {
+        if kind == OutputKind::Log {
+            self.logs_from = from;
+            return;
+        }
+        if self.output_from.len() <= kind.index() {
+            self.output_from.resize(kind.index() + 1, 0);
+        }
+        if let Some(kept) = self.output_from.get_mut(kind.index()) {
+            *kept = from;
+        }
+    }
+
     pub fn job_state(&self) -> Result<JobState, Refusal> {
         state_from(self.state).ok_or_else(|| damaged(format!("job state {}", self.state)))
     }
