@@ -84,6 +84,17 @@ metrics! {
     ledger_pruned_logs: IntCounter "fetchbox_ledger_pruned_logs_total" "Log records deleted by retention.";
     commit_latency: Histogram "fetchbox_commit_latency_seconds" "One group's write and sync.";
     commit_groups: IntCounter "fetchbox_commit_groups_total" "Groups committed.";
+    persist_received: IntCounter "persist_ipc_messages_received_total" "Messages that came by the joblet socket, refused ones included.";
+    persist_bytes_received: IntCounter "persist_bytes_received_total" "Bytes that came by the joblet socket.";
+    persist_written: IntCounter "persist_records_written_total" "Records of job output made durable, by any door.";
+    persist_storage_bytes: IntCounter "persist_storage_bytes_total" "Bytes of compressed job output made durable, before they are sealed.";
+    persist_write_latency: Histogram "persist_write_latency_seconds" "From a batch's first record taken in to its sync.";
+    persist_queries: IntCounter "persist_query_requests_total" "Queries of job output.";
+    persist_gaps: IntCounter "persist_gaps_total" "Records that senders counted and that never came.";
+    persist_refused: IntCounterVec "persist_refused_total" ["reason"] "Messages of job output that were not kept.";
+    persist_seal_lag: IntGauge "persist_seal_lag_seconds" "How long the oldest unsealed output has waited.";
+    persist_buffer_bytes: IntGauge "persist_buffer_bytes" "Job output taken in and not yet durable.";
+    persist_undecodable: IntCounter "persist_undecodable_total" "Stored records of job output that could not be read as what they are, and were left out of an answer.";
     service_ready: IntGaugeVec "service_ready" ["service"] "1 while the part can do its work.";
 }
 
@@ -194,6 +205,7 @@ mod tests {
         metrics.storage_failures.with_label_values(&["UPLOAD_FAILED"]).inc();
         metrics.proxy_requests.with_label_values(&["eu"]).inc();
         metrics.proxy_failures.with_label_values(&["eu"]).inc();
+        metrics.persist_refused.with_label_values(&["name"]).inc();
         metrics.service_ready.with_label_values(&["store"]).set(1);
         let text = metrics.render();
         for (name, ..) in Metrics::TABLE {

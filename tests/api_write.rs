@@ -217,7 +217,7 @@ async fn log_lines_that_cannot_be_kept_are_refused_whole() {
         async move { client.append_logs(request).await.map_err(|error| error.code().to_owned()) }
     };
     let stdout = pb::LogRecord { stream: pb::LogStream::Stdout.into(), ..message("x".to_owned()) };
-    assert_eq!(append(vec![message("fine".to_owned()), stdout]).await.unwrap_err(), "UNIMPLEMENTED");
+    assert_eq!(append(vec![message("fine".to_owned()), stdout]).await.unwrap_err(), "INVALID_PAYLOAD");
     assert_eq!(append(vec![]).await.unwrap_err(), "INVALID_PAYLOAD");
     let too_many = (0..1_001).map(|at| message(at.to_string())).collect();
     assert_eq!(append(too_many).await.unwrap_err(), "INVALID_PAYLOAD");

@@ -19,6 +19,8 @@ use super::{Api, errors, grpc_health};
 use crate::proto::DESCRIPTORS;
 use crate::proto::fetchbox::v1::job_service_server::JobServiceServer;
 use crate::proto::fetchbox::v1::ledger_service_server::LedgerServiceServer;
+use crate::proto::joblet::job_service_server::JobServiceServer as JobletServer;
+use crate::proto::joblet::persist::persist_service_server::PersistServiceServer;
 
 /// Limits of each gRPC listener.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -61,6 +63,11 @@ const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 const PENDING_RESETS_MAX: usize = 20;
 /// Request headers: trace context and little else.
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
+
+/// Messages of joblet's services: a record may have as much as its wire carries in one message.
+const OUTPUT_BYTES_MAX: usize = 128 << 20;
+/// Around the record stand its job, its offset and its numbers.
+const ANSWER_BYTES_MAX: usize = OUTPUT_BYTES_MAX + (64 << 10);
 
 /// Serves every service on a Unix socket until `stop`.
 pub async fn serve_grpc_unix(listener: UnixListener, api: Api, options: &Options, stop: CancellationToken) {
@@ -130,6 +137,16 @@ fn routes(api: Api, options: &Options, stop: CancellationToken) -> Result<Routes
     routes
         .add_service(JobServiceServer::new(door.clone()).max_decoding_message_size(limit))
         .add_service(LedgerServiceServer::new(door.clone()).max_decoding_message_size(limit))
+        .add_service(
+            PersistServiceServer::new(door.clone())
+                .max_decoding_message_size(OUTPUT_BYTES_MAX)
+                .max_encoding_message_size(ANSWER_BYTES_MAX),
+        )
+        .add_service(
+            JobletServer::new(door.clone())
+                .max_decoding_message_size(OUTPUT_BYTES_MAX)
+                .max_encoding_message_size(ANSWER_BYTES_MAX),
+        )
         .add_service(grpc_health::service(door))
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);

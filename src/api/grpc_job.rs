@@ -77,7 +77,7 @@ impl JobService for Door {
 
     async fn get_job(&self, request: Request<pb::GetJobRequest>) -> Result<Response<pb::Job>, Status> {
         self.once(Call::client("GetJob"), async {
-            let id = convert::job_id("job_id", &request.get_ref().job_id)?;
+            let id = self.api.job_id("job_id", &request.get_ref().job_id)?;
             Ok(convert::job(&self.api.ledger.job(id)?))
         })
         .await
@@ -102,7 +102,7 @@ impl JobService for Door {
 
     async fn watch_job(&self, request: Request<pb::WatchJobRequest>) -> Result<Response<Self::WatchJobStream>, Status> {
         let request = request.into_inner();
-        let id = convert::job_id("job_id", &request.job_id).map_err(|refusal| errors::status(&refusal))?;
+        let id = self.api.job_id("job_id", &request.job_id).map_err(|refusal| errors::status(&refusal))?;
         let jobs = self.api.ledger.watch(id, request.after_revision);
         Ok(self.stream(Call::client("WatchJob"), jobs.map(|job| job.map(|job| convert::job(&job))).boxed()))
     }
@@ -113,7 +113,7 @@ impl JobService for Door {
     ) -> Result<Response<pb::ListTasksResponse>, Status> {
         self.once(Call::operator("ListTasks"), async {
             let request = request.into_inner();
-            let id = convert::job_id("job_id", &request.job_id)?;
+            let id = self.api.job_id("job_id", &request.job_id)?;
             let states = convert::task_states(&request.states)?;
             let page = convert::page(request.page_size, &request.page_token)?;
             let places = self.api.places.clone();
@@ -130,7 +130,7 @@ impl JobService for Door {
 
     async fn get_manifest(&self, request: Request<pb::GetJobRequest>) -> Result<Response<pb::Manifest>, Status> {
         self.once(Call::client("GetManifest"), async {
-            let id = convert::job_id("job_id", &request.get_ref().job_id)?;
+            let id = self.api.job_id("job_id", &request.get_ref().job_id)?;
             self.read(move |ledger| Ok(convert::manifest(ledger.manifest(id)?))).await
         })
         .await
@@ -139,7 +139,7 @@ impl JobService for Door {
     async fn cancel_job(&self, request: Request<pb::CancelJobRequest>) -> Result<Response<pb::Job>, Status> {
         self.once(Call::operator("CancelJob"), async {
             let request = request.into_inner();
-            let id = convert::job_id("job_id", &request.job_id)?;
+            let id = self.api.job_id("job_id", &request.job_id)?;
             Ok(convert::job(&self.api.dispatch.cancel(id, request.reason).await?))
         })
         .await
@@ -148,7 +148,7 @@ impl JobService for Door {
     async fn retry_job(&self, request: Request<pb::RetryJobRequest>) -> Result<Response<pb::RetryJobResponse>, Status> {
         self.once(Call::operator("RetryJob"), async {
             let request = request.into_inner();
-            let id = convert::job_id("job_id", &request.job_id)?;
+            let id = self.api.job_id("job_id", &request.job_id)?;
             let (job, requeued) = self.api.dispatch.retry(id, request.resource_ids).await?;
             Ok(pb::RetryJobResponse { job: Some(convert::job(&job)), requeued })
         })
@@ -161,7 +161,7 @@ impl JobService for Door {
     ) -> Result<Response<pb::DeleteJobResponse>, Status> {
         self.once(Call::bulk("DeleteJob"), async {
             let request = request.into_inner();
-            let id = convert::job_id("job_id", &request.job_id)?;
+            let id = self.api.job_id("job_id", &request.job_id)?;
             let objects_deleted = self.api.retention.delete_job(id, request.delete_objects).await?;
             Ok(pb::DeleteJobResponse { objects_deleted })
         })
@@ -173,7 +173,7 @@ impl JobService for Door {
         request: Request<pb::ExplainJobRequest>,
     ) -> Result<Response<pb::ExplainJobResponse>, Status> {
         self.once(Call::client("ExplainJob"), async {
-            let id = convert::job_id("job_id", &request.get_ref().job_id)?;
+            let id = self.api.job_id("job_id", &request.get_ref().job_id)?;
             let places = self.api.places.clone();
             let alarm = self.api.dispatch.status().storage_alarm;
             self.read(move |ledger| Ok(convert::job_story(ledger.explain_job(id, &alarm)?, &places))).await
@@ -187,7 +187,7 @@ impl JobService for Door {
     ) -> Result<Response<pb::ExplainTaskResponse>, Status> {
         self.once(Call::client("ExplainTask"), async {
             let request = request.into_inner();
-            let id = convert::job_id("job_id", &request.job_id)?;
+            let id = self.api.job_id("job_id", &request.job_id)?;
             let places = self.api.places.clone();
             let alarm = self.api.dispatch.status().storage_alarm;
             self.read(move |ledger| {

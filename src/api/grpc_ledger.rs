@@ -6,15 +6,17 @@ use futures_util::stream::{self, BoxStream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
 use super::door::{Answers, Call, Door};
-use super::{convert, errors};
+use super::{append, convert, errors};
 use crate::clock::Clock;
 use crate::ledger::LogPage;
-use crate::model::{JobId, Refusal};
+use crate::model::{DeadLetterSelector, JobId, Refusal};
 use crate::proto::fetchbox::v1 as pb;
 use crate::proto::fetchbox::v1::ledger_service_server::LedgerService;
 
 /// Job ids one replay names in its answer.
 const REPLAYED_IDS_MAX: usize = 1_000;
+
+type Pages = BoxStream<'static, Result<LogPage, Refusal>>;
 
 #[tonic::async_trait]
 impl LedgerService for Door {
@@ -23,7 +25,9 @@ impl LedgerService for Door {
         request: Request<pb::UpdateJobStatusRequest>,
     ) -> Result<Response<pb::Job>, Status> {
         self.once(Call::client("UpdateJobStatus"), async {
-            let update = convert::status_update(request.into_inner(), self.api.clock.now_ms())?;
+            let update = convert::status_update(request.into_inner(), self.api.clock.now_ms(), |path, text| {
+                self.api.job_id(path, text)
+            })?;
             Ok(convert::job(&self.api.ingest.update_status(update).await?))
         })
         .await
@@ -31,31 +35,37 @@ impl LedgerService for Door {
 
     async fn query_metrics(
         &self,
-        _request: Request<pb::QueryMetricsRequest>,
+        request: Request<pb::QueryMetricsRequest>,
     ) -> Result<Response<pb::QueryMetricsResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        self.once(Call::client("QueryMetrics"), async {
+            let request = request.into_inner();
+            let query = convert::metric_query(&request)?;
+            let no_job = || Refusal::not_found(format!("job {}", request.job_id)).with_job(&request.job_id);
+            let id = self.known(&request.job_id).await?.ok_or_else(no_job)?.id;
+            let page = self.read(move |ledger| ledger.metrics(id, &query)).await?;
+            Ok(convert::metrics(page, &convert::functions(&request)))
+        })
+        .await
     }
 
     type SearchLogsStream = Answers<pb::SearchLogsResponse>;
 
     async fn search_logs(
         &self,
-        _request: Request<pb::SearchLogsRequest>,
+        request: Request<pb::SearchLogsRequest>,
     ) -> Result<Response<Self::SearchLogsStream>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let request = request.into_inner();
+        let pages = convert::search(&request, |path, text| self.api.job_id(path, text))
+            .and_then(|query| self.api.ledger.search(&query, &request.page_token))
+            .map_err(|refusal| errors::status(&refusal))?;
+        Ok(self.stream(Call::operator("SearchLogs"), pages.map(|page| page.map(convert::search_page)).boxed()))
     }
 
     async fn append_logs(
         &self,
         request: Request<pb::AppendLogsRequest>,
     ) -> Result<Response<pb::AppendLogsResponse>, Status> {
-        self.once(Call::client("AppendLogs"), async {
-            let (job, records) = convert::new_logs(request.into_inner())?;
-            let count = convert::count(records.len());
-            let first_offset = self.api.ingest.append_logs(job, records).await?;
-            Ok(pb::AppendLogsResponse { first_offset, count })
-        })
-        .await
+        self.once(Call::client("AppendLogs"), append::append_logs(&self.api, request.into_inner())).await
     }
 
     type QueryLogsStream = Answers<pb::QueryLogsResponse>;
@@ -65,9 +75,9 @@ impl LedgerService for Door {
         request: Request<pb::QueryLogsRequest>,
     ) -> Result<Response<Self::QueryLogsStream>, Status> {
         let request = request.into_inner();
-        let pages = self.log_pages(&request).map_err(|refusal| errors::status(&refusal))?;
-        let messages = pages.flat_map(|page| match page {
-            Ok(page) => stream::iter(convert::log_messages(page).into_iter().map(Ok).collect::<Vec<_>>()),
+        let (job_id, pages) = self.log_pages(&request).map_err(|refusal| errors::status(&refusal))?;
+        let messages = pages.flat_map(move |page| match page {
+            Ok(page) => stream::iter(convert::log_messages(page, &job_id).into_iter().map(Ok).collect::<Vec<_>>()),
             Err(refusal) => stream::iter(vec![Err(refusal)]),
         });
         Ok(self.stream(Call::client("QueryLogs"), messages.boxed()))
@@ -97,7 +107,7 @@ impl LedgerService for Door {
     ) -> Result<Response<pb::ListDeadLettersResponse>, Status> {
         self.once(Call::operator("ListDeadLetters"), async {
             let request = request.into_inner();
-            let selector = convert::selector(request.selector)?;
+            let selector = self.selector(request.selector)?;
             let page = convert::page(request.page_size, &request.page_token)?;
             let places = self.api.places.clone();
             self.read(move |ledger| {
@@ -126,7 +136,7 @@ impl LedgerService for Door {
         request: Request<pb::ReplayDeadLettersRequest>,
     ) -> Result<Response<pb::ReplayDeadLettersResponse>, Status> {
         self.once(Call::bulk("ReplayDeadLetters"), async {
-            let report = self.api.dispatch.replay(convert::selector(request.into_inner().selector)?).await?;
+            let report = self.api.dispatch.replay(self.selector(request.into_inner().selector)?).await?;
             Ok(pb::ReplayDeadLettersResponse {
                 matched: report.matched,
                 replayed: report.replayed,
@@ -141,7 +151,7 @@ impl LedgerService for Door {
         request: Request<pb::PurgeDeadLettersRequest>,
     ) -> Result<Response<pb::PurgeDeadLettersResponse>, Status> {
         self.once(Call::bulk("PurgeDeadLetters"), async {
-            let selector = convert::selector(request.into_inner().selector)?;
+            let selector = self.selector(request.into_inner().selector)?;
             let (matched, purged) = self.api.retention.purge(selector).await?;
             Ok(pb::PurgeDeadLettersResponse { matched, purged })
         })
@@ -192,17 +202,21 @@ impl LedgerService for Door {
 }
 
 impl Door {
-    fn log_pages(
-        &self,
-        request: &pb::QueryLogsRequest,
-    ) -> Result<BoxStream<'static, Result<LogPage, Refusal>>, Refusal> {
-        let id = convert::job_id("job_id", &request.job_id)?;
+    /// Pages, and the id they are shown under.
+    fn log_pages(&self, request: &pb::QueryLogsRequest) -> Result<(String, Pages), Refusal> {
+        let id = self.api.job_id("job_id", &request.job_id)?;
+        let shown = self.api.ledger.job(id)?.public_id();
         let query = convert::log_query(request)?;
         if request.follow {
-            return Ok(self.api.ledger.follow(id, query));
+            return Ok((shown, self.api.ledger.follow(id, query)));
         }
         let door = self.clone();
-        Ok(stream::once(async move { door.read(move |ledger| ledger.logs(id, &query)).await }).boxed())
+        let page = async move { door.read(move |ledger| ledger.logs(id, &query)).await };
+        Ok((shown, stream::once(page).boxed()))
+    }
+
+    fn selector(&self, selector: Option<pb::DeadLetterSelector>) -> Result<DeadLetterSelector, Refusal> {
+        convert::selector(selector, |path, text| self.api.job_id_of_old(path, text))
     }
 
     async fn stats(&self) -> Result<pb::GetStatsResponse, Refusal> {

@@ -6,6 +6,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::ages::parse_age;
+use super::args_output::{Export, Import, Logs, Metrics, Search};
+
 const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failed, 64 usage, 65 damaged data, 75 temporary (unreachable, locked, port in use), 78 bad configuration.";
 
 /// FetchBox: manifests in, objects out, and every resource's story kept.
@@ -51,8 +54,16 @@ pub enum Verb {
     Jobs(Jobs),
     /// Show one job, or cancel, retry, delete it.
     Job(Box<Job>),
-    /// Print a job's log.
+    /// Print a job's log and its output.
     Logs(Logs),
+    /// Find lines in the output of many jobs. Exit 1 if there is none.
+    Search(Search),
+    /// A job's use of processor, memory, disk and network: numbers and a small chart.
+    Metrics(Metrics),
+    /// Write jobs' output as joblet's files. The daemon keeps running.
+    Export(Export),
+    /// Take over joblet's files, or an export. Run it again after a break: nothing is taken twice.
+    Import(Import),
     /// Resources that were given up: list, show, replay, purge.
     Dlq(Dlq),
     /// Delete what is older than its retention. Active jobs are never touched.
@@ -69,6 +80,11 @@ pub enum Verb {
     Check(Check),
     /// Ask the daemon how it is: exit 0 ready, 75 not.
     Health,
+    /// Run in place of joblet-persist, with joblet's own configuration: -config FILE, or `version`.
+    Persist {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        arguments: Vec<std::ffi::OsString>,
+    },
     /// Work with the configuration.
     Config {
         #[command(subcommand)]
@@ -181,37 +197,6 @@ pub struct Job {
     /// With --delete: delete the stored objects too.
     #[arg(long, requires = "delete")]
     pub objects: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct Logs {
-    #[arg(value_name = "ID")]
-    pub id: String,
-    /// Stay, and print lines as they come, until the job ends.
-    #[arg(long, short)]
-    pub follow: bool,
-    /// This level and above.
-    #[arg(long, value_enum, default_value_t)]
-    pub level: LevelArg,
-    /// Start with the last N lines.
-    #[arg(long, value_name = "N")]
-    pub tail: Option<u32>,
-    /// Only lines about this resource.
-    #[arg(long, default_value = "")]
-    pub resource: String,
-    /// Only lines that contain this text.
-    #[arg(long, default_value = "")]
-    pub text: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum LevelArg {
-    #[default]
-    Trace,
-    Debug,
-    Info,
-    Warn,
-    Error,
 }
 
 #[derive(Debug, Args)]
@@ -343,21 +328,6 @@ pub struct Demo {
     pub dir: PathBuf,
 }
 
-/// `90s`, `15m`, `12h`, `7d` → milliseconds.
-fn parse_age(text: &str) -> Result<i64, String> {
-    let wrong = || format!("`{text}` is not an age like 90s, 15m, 12h or 7d");
-    let unit = text.chars().last().ok_or_else(wrong)?;
-    let unit_ms = match unit {
-        's' => 1_000,
-        'm' => 60_000,
-        'h' => 3_600_000,
-        'd' => 86_400_000,
-        _ => return Err(wrong()),
-    };
-    let count: u32 = text.strip_suffix(unit).unwrap_or_default().parse().map_err(|_| wrong())?;
-    Ok(i64::from(count) * unit_ms)
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -367,15 +337,6 @@ mod tests {
     #[test]
     fn the_grammar_has_no_contradiction() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn an_age_is_read_with_its_unit() {
-        assert_eq!(parse_age("90s"), Ok(90_000));
-        assert_eq!(parse_age("7d"), Ok(604_800_000));
-        for bad in ["", "7", "d", "-1d", "1w", "1.5h", "7é"] {
-            assert!(parse_age(bad).is_err(), "{bad}");
-        }
     }
 
     #[test]

@@ -3,15 +3,27 @@
 //! Owns: arguments, printing, exit codes. Must not know: rooms behind the API; it speaks to a daemon as any client would.
 
 mod admin;
+mod ages;
 mod args;
+mod args_output;
+mod chart;
 mod connect;
 mod demo;
 mod dlq;
 mod exit;
+mod export;
+mod import;
+mod import_report;
+mod joblet_files;
 mod jobs;
 mod logs;
+mod metrics;
 mod offline;
 mod out;
+mod persist;
+mod pieces;
+mod records;
+mod search;
 mod serve;
 mod show;
 mod submit;
@@ -32,16 +44,21 @@ use crate::clock::Clock;
 
 /// Parses the command line, does what it says, and turns the end into an exit code.
 pub fn main() -> ExitCode {
-    let exit = match Cli::try_parse() {
-        Ok(cli) => match run(cli) {
-            Ok(()) => Exit::Ok,
-            Err(failure) => {
-                if !failure.message.is_empty() {
-                    out::complain(&failure);
-                }
-                failure.exit
+    let told = |result: Result| match result {
+        Ok(()) => Exit::Ok,
+        Err(failure) => {
+            if !failure.message.is_empty() {
+                out::complain(&failure);
             }
-        },
+            failure.exit
+        }
+    };
+    // joblet's core starts its persist service by that name and with flags of its own kind.
+    if let Some(arguments) = persist::asked_for(std::env::args_os()) {
+        return ExitCode::from(told(persist(&arguments)) as u8);
+    }
+    let exit = match Cli::try_parse() {
+        Ok(cli) => told(run(cli)),
         Err(error) => {
             // Printing can fail only on a closed pipe.
             let _ = error.print();
@@ -71,6 +88,11 @@ fn run(cli: Cli) -> Result {
         Verb::Jobs(jobs) => one_thread()?.block_on(jobs::list(&global, jobs, out)),
         Verb::Job(job) => one_thread()?.block_on(jobs::one(&global, *job, out)),
         Verb::Logs(logs) => one_thread()?.block_on(logs::run(&global, logs, out)),
+        Verb::Search(search) => one_thread()?.block_on(search::run(&global, search, out)),
+        Verb::Metrics(metrics) => one_thread()?.block_on(metrics::run(&global, metrics, out)),
+        Verb::Export(export) => one_thread()?.block_on(export::run(&global, export, out)),
+        Verb::Import(import) => one_thread()?.block_on(import::run(&global, &import, out)),
+        Verb::Persist { arguments } => persist(&arguments),
         Verb::Dlq(dlq) => one_thread()?.block_on(dlq::run(&global, dlq.verb, out)),
         Verb::Cleanup(cleanup) => one_thread()?.block_on(admin::cleanup(&global, cleanup, out)),
         Verb::Stats => one_thread()?.block_on(admin::stats(&global, out)),
@@ -81,6 +103,13 @@ fn run(cli: Cli) -> Result {
             one_thread()?.block_on(admin::control(&global, wire::Switch::Drain, everything, out))
         }
         Verb::Health => one_thread()?.block_on(admin::health(&global, out)),
+    }
+}
+
+fn persist(arguments: &[std::ffi::OsString]) -> Result {
+    match persist::order(arguments)? {
+        persist::Order::Say(text) => out::Out::new(args::Output::Table).line(text),
+        persist::Order::Serve { file } => many_threads()?.block_on(persist::run(file)),
     }
 }
 

@@ -38,6 +38,19 @@ impl Out {
         Ok(())
     }
 
+    /// As it is, nothing added.
+    pub fn raw(self, bytes: &[u8]) -> Result {
+        let mut out = io::stdout().lock();
+        out.write_all(bytes)?;
+        out.flush()?;
+        Ok(())
+    }
+
+    /// Bytes from outside would drive a terminal; a file or a pipe takes them as they are.
+    pub fn to_terminal(self) -> bool {
+        io::stdout().is_terminal()
+    }
+
     /// One object, one line, in the protobuf's JSON mapping.
     pub fn json<M: wire::Named>(self, message: &M) -> Result {
         self.line(wire::json(message)?)

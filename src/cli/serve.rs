@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::args::Global;
 use super::exit::{Exit, Failure, Result};
 use super::{connect, out};
+use crate::config::Config;
 use crate::daemon::{self, Ended, Listeners, StartError, StartErrorKind};
 use crate::telemetry;
 
@@ -19,11 +20,17 @@ const ONE_WISH: Duration = Duration::from_millis(100);
 pub async fn run(global: &Global) -> Result {
     let config = connect::config(global)?;
     telemetry::init(&config.log).map_err(|message| Failure::new(Exit::Config, message))?;
+    let stdout = out::Out::new(super::args::Output::Table);
+    with(config, |line| stdout.line(line)).await
+}
+
+/// A daemon to its end; `ready` is given the line that says where it listens. Logging is set up already.
+pub async fn with(config: Config, ready: impl FnOnce(String) -> Result) -> Result {
     let shutdown = CancellationToken::new();
     // Before anything is opened: a signal during a long recovery must not kill it half-way.
     watch_signals(shutdown.clone()).map_err(|error| Failure::new(Exit::Temporary, error))?;
     let daemon = daemon::build(config, Listeners::default()).await.map_err(|error| start_failure(&error))?;
-    out::Out::new(super::args::Output::Table).line(daemon.ready_line())?;
+    ready(daemon.ready_line())?;
     match daemon.run(shutdown).await {
         Ended::Drained => Ok(()),
         Ended::Unfinished(what) => Err(Failure::failed(format_args!("stopped before everything had ended: {what}"))

@@ -139,6 +139,24 @@ pub fn log_line(record: &wire::LogRecord) -> String {
     text
 }
 
+/// One line of a job's output among the job's own lines.
+pub fn output_line(record: &wire::LogRecord, line: &[u8]) -> String {
+    let text = String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line));
+    format!("{} {:<6}| {}", words::time(record.timestamp_ms), wire::stream(record.stream), words::tame(&text))
+}
+
+/// Output for a terminal: its lines stay, nothing else in it moves anything.
+pub fn tamed_output(chunk: &[u8]) -> String {
+    let text = String::from_utf8_lossy(chunk);
+    text.chars().map(|c| if c.is_control() && c != '\t' && c != '\n' { '\u{fffd}' } else { c }).collect()
+}
+
+/// A line that a search found.
+pub fn hit(hit: &wire::SearchHit) -> String {
+    let record = wire::LogRecord { timestamp_ms: hit.timestamp_ms, stream: hit.stream, ..wire::LogRecord::default() };
+    format!("{} {}", words::tame(&hit.job_id), output_line(&record, &hit.line))
+}
+
 /// Level, resource and message of a log line.
 pub fn log_words(record: &wire::LogRecord) -> String {
     let message = match &record.content {

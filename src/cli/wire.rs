@@ -6,7 +6,8 @@ use crate::client;
 pub use crate::client::json::Named;
 pub use crate::proto::fetchbox::v1::*;
 
-use super::args::{KindArg, LevelArg, PriorityArg, StateArg};
+use super::args::{KindArg, PriorityArg, StateArg};
+use super::args_output::{LevelArg, StreamArg};
 use super::exit::{Exit, Failure, Result};
 
 /// One line, camelCase, zero values printed, enums by name.
@@ -66,6 +67,16 @@ impl From<LevelArg> for LogLevel {
     }
 }
 
+impl From<StreamArg> for LogStream {
+    fn from(stream: StreamArg) -> Self {
+        match stream {
+            StreamArg::Job => LogStream::Job,
+            StreamArg::Stdout => LogStream::Stdout,
+            StreamArg::Stderr => LogStream::Stderr,
+        }
+    }
+}
+
 impl From<KindArg> for CleanupKind {
     fn from(kind: KindArg) -> Self {
         match kind {
@@ -101,6 +112,11 @@ pub fn priority(number: i32) -> String {
 pub fn level(number: i32) -> &'static str {
     let name = LogLevel::try_from(number).unwrap_or(LogLevel::Info).as_str_name();
     name.strip_prefix("LOG_LEVEL_").unwrap_or(name)
+}
+
+/// `stdout`.
+pub fn stream(number: i32) -> String {
+    plain(LogStream::try_from(number).unwrap_or_default().as_str_name(), "LOG_STREAM_")
 }
 
 fn plain(name: &str, prefix: &str) -> String {

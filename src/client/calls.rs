@@ -39,6 +39,7 @@ calls! {
     jobs.delete_job: DeleteJobRequest => DeleteJobResponse;
     jobs.explain_job: ExplainJobRequest => ExplainJobResponse;
     jobs.explain_task: ExplainTaskRequest => ExplainTaskResponse;
+    ledger.query_metrics: QueryMetricsRequest => QueryMetricsResponse;
     ledger.update_job_status: UpdateJobStatusRequest => Job;
     ledger.append_logs: AppendLogsRequest => AppendLogsResponse;
     /// Newest first over all jobs.
@@ -72,8 +73,13 @@ impl Client {
     pub async fn query_logs(&self, request: pb::QueryLogsRequest) -> Result<Answers<pb::QueryLogsResponse>, Error> {
         Ok(answers(self.ledger.clone().query_logs(request).await?.into_inner()))
     }
+
+    /// Hits as they are found, with how far the search is; the last message says where to go on.
+    pub async fn search_logs(&self, request: pb::SearchLogsRequest) -> Result<Answers<pb::SearchLogsResponse>, Error> {
+        Ok(answers(self.ledger.clone().search_logs(request).await?.into_inner()))
+    }
 }
 
-fn answers<T: Send + 'static>(stream: tonic::Streaming<T>) -> Answers<T> {
+pub(super) fn answers<T: Send + 'static>(stream: tonic::Streaming<T>) -> Answers<T> {
     stream.map(|item| item.map_err(Error::from)).boxed()
 }

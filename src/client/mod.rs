@@ -8,6 +8,7 @@ mod calls;
 mod error;
 pub mod ipc;
 pub mod json;
+pub mod persist;
 
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tonic::transport::{Channel, Endpoint, Uri};
 
 pub use addr::Addr;
+pub use calls::Answers;
 pub use error::Error;
 
 use crate::proto::fetchbox::v1::job_service_client::JobServiceClient;
@@ -36,8 +38,8 @@ impl Default for Options {
     }
 }
 
-/// An answer's largest message: a page of 1,000 tasks with long URLs has more than gRPC's usual 4 MiB.
-const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// An answer's largest message: one record of output may have the 128 MiB that joblet's wire allows, and a little stands around it.
+const MESSAGE_BYTES_MAX: usize = 129 * 1024 * 1024;
 /// The daemon puts up to a thousand violations into an error.
 const HEADER_BYTES_MAX: u32 = 64 * 1024;
 
@@ -46,6 +48,7 @@ const HEADER_BYTES_MAX: u32 = 64 * 1024;
 pub struct Client {
     jobs: JobServiceClient<Channel>,
     ledger: LedgerServiceClient<Channel>,
+    channel: Channel,
 }
 
 impl Client {
@@ -88,7 +91,8 @@ impl Client {
         .map_err(unreachable)?;
         Ok(Self {
             jobs: JobServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
-            ledger: LedgerServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX),
+            ledger: LedgerServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
+            channel,
         })
     }
 }

@@ -33,13 +33,17 @@ fn listen(config: &Config, found: &mut Vec<Problem>) {
     let listen = &config.listen;
     let ipc = listen.ipc_path(&config.data_dir);
     let grpc = listen.grpc_unix_path(&config.data_dir);
-    for (key, path) in [("listen.ipc", &ipc), ("listen.grpc_unix", &grpc)] {
+    let joblet = listen.joblet_path(&config.data_dir);
+    for (key, path) in [("listen.ipc", &ipc), ("listen.grpc_unix", &grpc), ("listen.joblet", &joblet)] {
         if let Some(path) = path {
             found.extend(long_path(key, path));
         }
     }
     if ipc.is_some() && ipc == grpc {
         found.push(Problem::at("listen.grpc_unix", "is the same path as listen.ipc"));
+    }
+    if joblet.is_some() && (joblet == ipc || joblet == grpc) {
+        found.push(Problem::at("listen.joblet", "is the same path as another listener's"));
     }
     let (grpc, http) = (listen.grpc_tcp.at(), listen.http.at());
     for (key, at) in [("listen.grpc_tcp", grpc), ("listen.http", http)] {
@@ -141,6 +145,7 @@ mod tests {
             [
                 "listen.ipc",
                 "listen.grpc_unix",
+                "listen.joblet",
                 "listen.grpc_tcp",
                 "handlers.gallery.handler",
                 "handlers.gallery.proxy.primary",

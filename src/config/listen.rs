@@ -20,6 +20,8 @@ pub struct Listen {
     pub grpc_tcp: TcpAt,
     /// Health, metrics and the HTTP door, loopback only.
     pub http: TcpAt,
+    /// Where other programs hand over the output of their jobs. `auto` is `run/persist-ipc.sock` in the data directory.
+    pub joblet: UnixAt,
     /// Permissions of the Unix sockets.
     pub socket_mode: SocketMode,
 }
@@ -31,6 +33,7 @@ impl Default for Listen {
             grpc_unix: UnixAt::Auto,
             grpc_tcp: TcpAt::At(SocketAddr::from(([127, 0, 0, 1], 50052))),
             http: TcpAt::At(SocketAddr::from(([127, 0, 0, 1], 9092))),
+            joblet: UnixAt::Auto,
             socket_mode: SocketMode(0o660),
         }
     }
@@ -43,6 +46,18 @@ impl Listen {
 
     pub fn grpc_unix_path(&self, data_dir: &Path) -> Option<PathBuf> {
         self.grpc_unix.path(data_dir, "grpc.sock")
+    }
+
+    /// Every Unix socket that is opened.
+    pub fn unix_paths(&self, data_dir: &Path) -> Vec<PathBuf> {
+        [self.ipc_path(data_dir), self.grpc_unix_path(data_dir), self.joblet_path(data_dir)]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+
+    pub fn joblet_path(&self, data_dir: &Path) -> Option<PathBuf> {
+        self.joblet.path(data_dir, "persist-ipc.sock")
     }
 }
 

@@ -40,7 +40,7 @@ fn read(path: &Path) -> Result<Value, Problem> {
     Ok(tree)
 }
 
-fn locate(name: &str, error: &serde_yaml::Error) -> Problem {
+pub(super) fn locate(name: &str, error: &serde_yaml::Error) -> Problem {
     let message = error.to_string();
     let Some(at) = error.location() else { return Problem::at(name, message) };
     let (line, column) = (at.line(), at.column());
@@ -49,7 +49,7 @@ fn locate(name: &str, error: &serde_yaml::Error) -> Problem {
 }
 
 /// Applies each variable by itself, so that a mistake is blamed on the one that made it.
-fn overlay(tree: Value, env: impl IntoIterator<Item = (OsString, OsString)>) -> (Config, Vec<Problem>) {
+pub(super) fn overlay(tree: Value, env: impl IntoIterator<Item = (OsString, OsString)>) -> (Config, Vec<Problem>) {
     let mut problems = Vec::new();
     let mut config = match serde_yaml::from_value(tree.clone()) {
         Ok(config) => config,

@@ -3,6 +3,7 @@
 //! Owns: sections, precedence, checks across sections. Must not know: what a room does with its options.
 
 mod check;
+pub mod joblet;
 mod listen;
 mod load;
 mod problem;

@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! lock ─▶ listeners ─▶ store (recovers) ─▶ objects, worker, dispatcher, ingest, ledger, retention ─▶ doors
-//! signal ─▶ intake closed ─▶ doors closed ─▶ dispatcher finishes or releases ─▶ store synced and closed ─▶ lock free
+//! signal ─▶ intake closed ─▶ doors closed, output that had arrived committed ─▶ dispatcher finishes or releases
+//!        ─▶ store synced and closed ─▶ lock free
 //! ```
 
 mod build;
@@ -72,8 +73,8 @@ impl Daemon {
     /// For whoever started us: where everything listens, one line.
     pub fn ready_line(&self) -> String {
         let mut line = "fetchbox ready".to_owned();
-        let Addresses { ipc, grpc_unix, grpc_tcp, http } = &self.addresses;
-        for (name, path) in [("ipc", ipc), ("grpc", grpc_unix)] {
+        let Addresses { ipc, grpc_unix, grpc_tcp, http, joblet } = &self.addresses;
+        for (name, path) in [("ipc", ipc), ("grpc", grpc_unix), ("joblet", joblet)] {
             if let Some(path) = path {
                 let _ = write!(line, " {name}={}", path.display());
             }
@@ -94,6 +95,8 @@ impl Daemon {
         let mut tasks = Tasks::new();
 
         let doors = tasks.group();
+        // The spool's writer ends after the doors: what they had let in is durable before the store closes.
+        tasks.spawn("output", api.ingest.output_writer().run(doors.clone()));
         open_doors(&mut tasks, &doors, listeners, &api, &config);
         let workers = tasks.group();
         let wait = Duration::from_millis(config.drain_deadline_ms.saturating_sub(CLOSING_MS).max(1));
@@ -142,7 +145,7 @@ impl Daemon {
 }
 
 fn open_doors(tasks: &mut Tasks, stop: &CancellationToken, listeners: Listeners, api: &Api, config: &Config) {
-    use crate::api::{grpc, http, ipc};
+    use crate::api::{grpc, http, ipc, joblet};
     macro_rules! open {
         ($name:literal, $listener:expr, $serve:path, $options:expr) => {
             if let Some(listener) = $listener {
@@ -155,6 +158,9 @@ fn open_doors(tasks: &mut Tasks, stop: &CancellationToken, listeners: Listeners,
     open!("grpc on the unix socket", listeners.grpc_unix, grpc::serve_grpc_unix, config.api.grpc);
     open!("grpc on tcp", listeners.grpc_tcp, grpc::serve_grpc_tcp, config.api.grpc);
     open!("http", listeners.http, http::serve, config.api.http);
+    if let Some(listener) = listeners.joblet {
+        tasks.spawn("joblet", joblet::serve(listener, api, &config.api.joblet, stop.clone()));
+    }
 }
 
 fn end(fault: Option<String>, mut unfinished: Vec<&'static str>, closed: bool) -> Ended {

@@ -23,6 +23,7 @@ pub struct Listeners {
     pub grpc_unix: Option<UnixListener>,
     pub grpc_tcp: Option<TcpListener>,
     pub http: Option<TcpListener>,
+    pub joblet: Option<UnixListener>,
 }
 
 /// Where it listens, for the ready line and for tests that asked for port 0.
@@ -32,6 +33,7 @@ pub struct Addresses {
     pub grpc_unix: Option<PathBuf>,
     pub grpc_tcp: Option<SocketAddr>,
     pub http: Option<SocketAddr>,
+    pub joblet: Option<PathBuf>,
 }
 
 impl Listeners {
@@ -53,6 +55,7 @@ impl Listeners {
             grpc_unix: unix(self.grpc_unix, config.listen.grpc_unix_path(dir.root()))?,
             grpc_tcp: tcp(self.grpc_tcp, "listen.grpc_tcp", grpc_tcp.at())?,
             http: tcp(self.http, "listen.http", http.at())?,
+            joblet: unix(self.joblet, config.listen.joblet_path(dir.root()))?,
         })
     }
 
@@ -63,6 +66,7 @@ impl Listeners {
             grpc_unix: self.grpc_unix.as_ref().and_then(path),
             grpc_tcp: self.grpc_tcp.as_ref().and_then(|listener| listener.local_addr().ok()),
             http: self.http.as_ref().and_then(|listener| listener.local_addr().ok()),
+            joblet: self.joblet.as_ref().and_then(path),
         }
     }
 }

@@ -63,6 +63,10 @@ impl Intake {
         self.ids.mint()
     }
 
+    pub fn ids(&self) -> Arc<JobIds> {
+        Arc::clone(&self.ids)
+    }
+
     pub fn now_ms(&self) -> i64 {
         self.clock.now_ms()
     }

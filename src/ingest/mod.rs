@@ -4,7 +4,7 @@
 //! Must not know: wire formats of the API, gRPC, sockets, the dispatcher.
 //!
 //! A submission's way: `raw` (as it came) → `gzip`, `json` (fields) → `check` (manifest) → `canon` (is it the same as before)
-//! → handler hooks → `vet` (what they planned) → the store.
+//! → handler hooks → `vet` (what they planned) → the store. The output of running jobs goes by `output`.
 
 mod admit;
 mod canon;
@@ -26,10 +26,12 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::output::{Arrived, Closed, NewRecord, OutputOptions, OutputPass, OutputSource, OutputWriter};
 pub use self::raw::{RawManifest, RawResource, RawStorageHint, Source, Submission};
 pub use crate::handler::manifest_json;
 
 use self::admit::Intake;
+use self::output::{Spool, Traffic};
 use crate::clock::{Clock, JobIds};
 use crate::handler::Registry;
 use crate::model::{Failure, Job, JobId, JobState, NewLog, Refusal, RefusalCode, Violation};
@@ -49,6 +51,8 @@ const DRAINING_RETRY: Duration = Duration::from_secs(5);
 pub struct Options {
     /// With more tasks open than this, new jobs are refused with RATE_LIMITED.
     pub open_tasks_max: u64,
+    /// The output of running jobs.
+    pub output: OutputOptions,
     /// `storage.bucket`
     #[serde(skip)]
     pub bucket: String,
@@ -67,6 +71,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             open_tasks_max: 10_000_000,
+            output: OutputOptions::default(),
             bucket: "fetchbox".to_owned(),
             key_prefix: String::new(),
             allowed_buckets: BTreeSet::new(),
@@ -115,6 +120,9 @@ struct Inner {
     reader: Reader,
     open: AtomicBool,
     counts: Counts,
+    spool: Arc<Spool>,
+    traffic: Arc<Traffic>,
+    clock: Clock,
 }
 
 impl Ingest {
@@ -127,9 +135,11 @@ impl Ingest {
         ids: impl Into<Arc<JobIds>>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let intake = Intake::new(options, registry, clock, ids.into());
-        let inner = Inner { intake, store, reader, open: AtomicBool::new(true), counts: Counts::of(metrics) };
-        Self { inner: Arc::new(inner) }
+        let spool = Arc::new(Spool::new(options.output.buffer_bytes));
+        let traffic = Arc::new(Traffic::new(metrics.clone()));
+        let intake = Intake::new(options, registry, clock.clone(), ids.into());
+        let (open, counts) = (AtomicBool::new(true), Counts::of(metrics));
+        Self { inner: Arc::new(Inner { intake, store, reader, open, counts, spool, traffic, clock }) }
     }
 
     /// Validates, expands, admits. `done` is called once, maybe on the committer's thread, and must not block.

@@ -3,7 +3,7 @@
 //! Owns: their limits and which change is legal. Pure. Must not know: how they become durable.
 
 use super::found::{Found, Path};
-use super::{LOG_BYTES_MAX, StatusUpdate};
+use super::{LOG_BYTES_MAX, NewRecord, StatusUpdate};
 use crate::handler::rules;
 use crate::model::{Job, NewLog, Refusal, RefusalCode};
 
@@ -43,10 +43,44 @@ pub fn check_records(records: &mut [NewLog], now_ms: i64) -> Result<(), Refusal>
         return Err(found.into_refusal());
     }
     if bytes > APPEND_BYTES_MAX {
-        let message = format!("the records have {bytes} bytes, more than {APPEND_BYTES_MAX}; send them in parts");
-        return Err(Refusal::new(RefusalCode::PayloadTooLarge, message));
+        return Err(too_large(bytes));
     }
     Ok(())
+}
+
+/// The same for an append with pieces of output: the limit of a message is not one of a chunk.
+///
+/// # Errors
+/// INVALID_PAYLOAD with every violation, PAYLOAD_TOO_LARGE.
+pub fn check_output(records: Vec<NewRecord>, now_ms: i64) -> Result<Vec<NewRecord>, Refusal> {
+    let mut chunks = Vec::with_capacity(records.len());
+    let mut bytes = 0;
+    let mut labels: Vec<NewLog> = Vec::with_capacity(records.len());
+    for record in records {
+        let (label, chunk) = match record {
+            NewRecord::Line(line) => (line, None),
+            NewRecord::Chunk { stream, label, chunk } => {
+                bytes += chunk.len();
+                (label, Some((stream, chunk)))
+            }
+        };
+        labels.push(label);
+        chunks.push(chunk);
+    }
+    if bytes > APPEND_BYTES_MAX {
+        return Err(too_large(bytes));
+    }
+    check_records(&mut labels, now_ms)?;
+    let back = |(label, chunk)| match chunk {
+        None => NewRecord::Line(label),
+        Some((stream, chunk)) => NewRecord::Chunk { stream, label, chunk },
+    };
+    Ok(labels.into_iter().zip(chunks).map(back).collect())
+}
+
+fn too_large(bytes: usize) -> Refusal {
+    let message = format!("the records have {bytes} bytes, more than {APPEND_BYTES_MAX}; send them in parts");
+    Refusal::new(RefusalCode::PayloadTooLarge, message)
 }
 
 fn check_record(record: &NewLog, at: &Path<'_>, found: &mut Found) {

@@ -6,22 +6,52 @@ use super::scan::{self, Rows, Take};
 use super::token::{self, Kind, MOMENT_BYTES};
 use super::{FailureFilter, JobFilter, Page, PageRequest, RecentFailure};
 use crate::model::{
-    DeadLetter, DeadLetterId, DeadLetterSelector, Failure, Job, JobId, Refusal, Task, TaskIndex, TaskSpec,
+    DeadLetter, DeadLetterId, DeadLetterSelector, Failure, Job, JobId, JobName, Refusal, Task, TaskIndex, TaskSpec,
 };
 use crate::store::Reader;
 
 /// A job is accepted up to this long after its id was minted: id bounds are wider than the asked range by as much.
 const MINTED_EARLIER_MS: i64 = 60_000;
 
-/// Newest first by id.
+/// Newest first by id. With a prefix: first the jobs whose id begins so, then those whose name does.
 pub fn jobs(reader: &Reader, filter: &JobFilter, page: &PageRequest) -> Result<Page<Job>, Refusal> {
-    let (floor, top) = job_bounds(filter)?;
-    let before = match token::read::<16>(Kind::Jobs, &page.token)? {
-        Some(bytes) => JobId::from_bytes(bytes).min(top),
-        None => top,
-    };
-    let (items, next) = scan::scan(&Jobs { reader, filter, floor }, scan::page_rows(page.size), before)?;
-    let next_token = next.map_or_else(String::new, |id| token::write(Kind::Jobs, id.as_bytes()));
+    let size = scan::page_rows(page.size);
+    let by_id = prefix_bounds(&filter.id_prefix);
+    let by_name = !filter.id_prefix.is_empty() && JobName::parse(&filter.id_prefix).is_some();
+    let named = token::read::<16>(Kind::Named, &page.token).ok().flatten().filter(|_| by_name);
+    let mut items = Vec::new();
+    if named.is_none() {
+        match by_id {
+            Ok(bounds) => {
+                let (floor, top) = job_bounds(filter, bounds);
+                let before = match token::read::<16>(Kind::Jobs, &page.token)? {
+                    Some(bytes) => JobId::from_bytes(bytes).min(top),
+                    None => top,
+                };
+                let rows = Jobs { reader, filter, floor, except: None };
+                let (found, next) = scan::scan(&rows, size, before)?;
+                items = found;
+                if let Some(id) = next {
+                    return Ok(Page { items, next_token: token::write(Kind::Jobs, id.as_bytes()) });
+                }
+            }
+            Err(refusal) if !by_name => return Err(refusal),
+            Err(_) if !page.token.is_empty() => return Err(token::foreign()),
+            Err(_) => {}
+        }
+    }
+    if !by_name {
+        return Ok(Page { items, next_token: String::new() });
+    }
+    let (floor, top) = job_bounds(filter, (JobId::MIN, JobId::MAX));
+    let before = named.map_or(top, |bytes| JobId::from_bytes(bytes).min(top));
+    if items.len() == size {
+        return Ok(Page { items, next_token: token::write(Kind::Named, before.as_bytes()) });
+    }
+    let rows = Jobs { reader, filter, floor, except: Some(prefix_bounds(&filter.id_prefix).ok()) };
+    let (found, next) = scan::scan(&rows, size - items.len(), before)?;
+    items.extend(found);
+    let next_token = next.map_or_else(String::new, |id| token::write(Kind::Named, id.as_bytes()));
     Ok(Page { items, next_token })
 }
 
@@ -29,6 +59,8 @@ struct Jobs<'a> {
     reader: &'a Reader,
     filter: &'a JobFilter,
     floor: JobId,
+    /// Set: only jobs whose name begins as asked, but for those whose id does and which were listed before.
+    except: Option<Option<(JobId, JobId)>>,
 }
 
 impl Rows for Jobs<'_> {
@@ -42,7 +74,11 @@ impl Rows for Jobs<'_> {
         job.id
     }
     fn take(&self, job: &Job) -> Take {
-        job_matches(self.filter, job).into()
+        let by_name = self.except.is_none_or(|listed| {
+            job.name.as_ref().is_some_and(|name| name.as_str().starts_with(&self.filter.id_prefix))
+                && listed.is_none_or(|(floor, top)| job.id < floor || job.id >= top)
+        });
+        (by_name && job_matches(self.filter, job)).into()
     }
     fn weigh(&self, job: &Job) -> usize {
         512 + job.phase.len() + job.manifest_key.len() + job.errors.iter().map(failure_bytes).sum::<usize>()
@@ -62,15 +98,14 @@ pub fn within(at_ms: i64, from_ms: i64, until_ms: i64) -> bool {
 }
 
 /// The ids that can match: from the first, inclusive, to the second, exclusive.
-fn job_bounds(filter: &JobFilter) -> Result<(JobId, JobId), Refusal> {
-    let (mut floor, mut top) = prefix_bounds(&filter.id_prefix)?;
+fn job_bounds(filter: &JobFilter, (mut floor, mut top): (JobId, JobId)) -> (JobId, JobId) {
     if filter.created_from_ms > 0 {
         floor = floor.max(JobId::first_at_ms(filter.created_from_ms.saturating_sub(MINTED_EARLIER_MS)));
     }
     if filter.created_until_ms > 0 {
         top = top.min(JobId::first_at_ms(filter.created_until_ms.saturating_add(MINTED_EARLIER_MS)));
     }
-    Ok((floor, top))
+    (floor, top)
 }
 
 fn prefix_bounds(prefix: &str) -> Result<(JobId, JobId), Refusal> {
@@ -302,7 +337,7 @@ mod tests {
     #[test]
     fn a_time_range_bounds_the_scan_and_loses_no_job_at_its_edges() {
         let filter = JobFilter { created_from_ms: 5_000_000, created_until_ms: 6_000_000, ..JobFilter::default() };
-        let (floor, top) = job_bounds(&filter).unwrap();
+        let (floor, top) = job_bounds(&filter, (JobId::MIN, JobId::MAX));
         assert!(floor <= JobId::first_at_ms(4_999_000) && floor > JobId::first_at_ms(4_000_000));
         assert!(top > JobId::first_at_ms(6_000_000) && top < JobId::first_at_ms(7_000_000));
         assert!(within(5_000_000, 5_000_000, 6_000_000) && !within(6_000_000, 5_000_000, 6_000_000));

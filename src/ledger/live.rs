@@ -2,29 +2,38 @@
 //!
 //! Owns: the order of registering, reading and waiting that loses and repeats nothing. Must not know: what wakes it.
 //!
-//! A stream holds one page at a time. It registers for changes before it reads: what is committed between reading and
+//! A stream holds what one read gave, two megabytes or a single larger record, and reads only when it was taken. It registers for changes before it reads: what is committed between reading and
 //! waiting wakes it again.
 
+use std::collections::VecDeque;
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures_util::stream::{self, BoxStream, StreamExt};
+use tokio::sync::Semaphore;
 
-use super::logs::{self, Filter};
+use super::logs::{self, Budget, Filter, Kept, Records};
+use super::scan::page_rows;
 use super::{LogPage, LogQuery};
 use crate::model::{Job, JobId, LogRecord, Refusal, RefusalCode};
 use crate::store::{JobWatch, Reader};
 
-/// Records a follow looks at before it lets other work go on.
-const EXAMINED_AT_ONCE: usize = 1_000;
+/// Records a follow looks at in one read before it lets others read.
+const EXAMINED_AT_ONCE: usize = 10_000;
+/// About the bytes of one batch.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+/// What a woken follow waits at least and at most for more to come.
+const GATHER_MS: u64 = 3;
+const GATHER_MS_MAX: u64 = 100;
 /// Records that match nothing before a follow says how far it is.
 const SKIPPED_SILENTLY_MAX: u64 = 10_000;
 
 /// What a stream reads and waits for. The store's reader; tests inject their own.
-pub trait Source: Send + Sync + 'static {
+pub trait Source: Records {
     type Wake: Wake;
 
-    fn job(&self, id: JobId) -> Result<Option<Job>, Refusal>;
-    fn logs(&self, id: JobId, from: u64, rows: usize) -> Result<Vec<LogRecord>, Refusal>;
     /// Wakes for every commit that touches the job from now on.
     fn wake(&self, id: JobId) -> Self::Wake;
 }
@@ -37,12 +46,6 @@ pub trait Wake: Send + 'static {
 impl Source for Reader {
     type Wake = StoreWake;
 
-    fn job(&self, id: JobId) -> Result<Option<Job>, Refusal> {
-        Reader::job(self, id)
-    }
-    fn logs(&self, id: JobId, from: u64, rows: usize) -> Result<Vec<LogRecord>, Refusal> {
-        Reader::logs(self, id, from, rows)
-    }
     fn wake(&self, id: JobId) -> StoreWake {
         StoreWake { job: self.watch_job(id), fault: self.fault_watch() }
     }
@@ -108,27 +111,97 @@ async fn next_snapshot<S: Source>(state: &mut Watching<S>) -> Result<Option<Job>
     }
 }
 
+/// Of all follows together: how many there are, and how many may read at once.
+pub struct Followers {
+    count: AtomicUsize,
+    /// Reads that may occupy blocking threads: more would only take memory.
+    turns: Arc<Semaphore>,
+}
+
+impl Followers {
+    const READS_MAX: usize = 8;
+
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self { count: AtomicUsize::new(0), turns: Arc::new(Semaphore::new(Self::READS_MAX)) })
+    }
+
+    /// How long a woken follow lets more arrive before it reads: all together read some two thousand times a second, however many they
+    /// are and however often a job writes.
+    fn patience(&self) -> Duration {
+        let each = self.count.load(Ordering::Relaxed) as u64 / 8 + 1;
+        Duration::from_millis((GATHER_MS * each).min(GATHER_MS_MAX))
+    }
+}
+
+/// Counts one follow for as long as it lives.
+struct Seat(Arc<Followers>);
+
+impl Seat {
+    fn take(followers: Arc<Followers>) -> Self {
+        followers.count.fetch_add(1, Ordering::Relaxed);
+        Self(followers)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 struct Following<S: Source> {
     source: S,
     id: JobId,
-    filter: Filter,
-    limit: u32,
+    filter: Arc<Filter>,
+    limit: usize,
     /// Only before the first page.
     tail: u32,
+    /// Behind the last record that was read.
     next: u64,
+    /// Read, kept, not given yet: one slice.
+    ahead: VecDeque<LogRecord>,
+    reached: Reached,
+    skipped: u64,
     wake: S::Wake,
+    seat: Seat,
+}
+
+/// Where the last read ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reached {
+    Middle,
+    /// All there was.
+    Present,
+    /// All there will be.
+    End,
 }
 
 /// Kept records from `query.offset` on, or the last `query.tail` and what comes after them; ends when the job is terminal
 /// and all it has was looked at.
-pub fn follow<S: Source>(source: S, id: JobId, query: LogQuery) -> BoxStream<'static, Result<LogPage, Refusal>> {
+pub fn follow<S: Source>(
+    source: S,
+    id: JobId,
+    query: LogQuery,
+    followers: Arc<Followers>,
+) -> BoxStream<'static, Result<LogPage, Refusal>> {
     let filter = match Filter::new(&query) {
-        Ok(filter) => filter,
+        Ok(filter) => Arc::new(filter),
         Err(refusal) => return stream::iter([Err(refusal)]).boxed(),
     };
     let wake = source.wake(id);
-    let next = if query.tail > 0 { 0 } else { query.offset };
-    let start = Following { source, id, filter, limit: query.limit, tail: query.tail, next, wake };
+    let start = Following {
+        source,
+        id,
+        filter,
+        limit: page_rows(query.limit),
+        tail: query.tail,
+        next: if query.tail > 0 { 0 } else { query.offset },
+        ahead: VecDeque::new(),
+        reached: Reached::Middle,
+        skipped: 0,
+        wake,
+        seat: Seat::take(followers),
+    };
     stream::unfold(Some(start), async |state| {
         let mut state = state?;
         match next_page(&mut state).await {
@@ -141,37 +214,95 @@ pub fn follow<S: Source>(source: S, id: JobId, query: LogQuery) -> BoxStream<'st
 }
 
 async fn next_page<S: Source>(state: &mut Following<S>) -> Result<Option<LogPage>, Refusal> {
-    let mut skipped = 0;
     loop {
-        // The job before its log: a terminal job's count is then one the log has reached.
-        let job = find(&state.source, state.id)?;
-        let mut page = read_page(state, job.log_count)?;
-        // Deleted records leave no rows: the count says how far there is nothing more to wait for.
-        if page.end {
-            page.next_offset = page.next_offset.max(job.log_count);
+        if !state.ahead.is_empty() {
+            return give(state).map(Some);
         }
-        skipped += page.next_offset.saturating_sub(state.next);
-        state.next = state.next.max(page.next_offset);
-        let caught_up = std::mem::take(&mut page.end);
         // Now and then a page without records tells how far a resumed follow need not look.
-        if !page.records.is_empty() || (skipped >= SKIPPED_SILENTLY_MAX && !caught_up) {
-            return Ok(Some(page));
+        if state.skipped >= SKIPPED_SILENTLY_MAX && state.reached == Reached::Middle {
+            return give(state).map(Some);
         }
-        match (caught_up, job.state.is_terminal()) {
-            (true, true) => return Ok(None),
-            (true, false) => state.wake.changed().await?,
-            (false, _) => tokio::task::yield_now().await,
+        match state.reached {
+            Reached::End => return Ok(None),
+            Reached::Present => {
+                state.wake.changed().await?;
+                tokio::time::sleep(state.seat.0.patience()).await;
+            }
+            Reached::Middle => {}
         }
+        read_on(state).await?;
     }
 }
 
-fn read_page<S: Source>(state: &mut Following<S>, log_count: u64) -> Result<LogPage, Refusal> {
-    let Following { source, id, filter, limit, tail, next, .. } = state;
-    let read = |from, rows| source.logs(*id, from, rows);
-    if *tail > 0 {
-        return logs::backward(filter, log_count, std::mem::take(tail), read);
+/// One batch of what was read ahead.
+fn give<S: Source>(state: &mut Following<S>) -> Result<LogPage, Refusal> {
+    let (mut records, mut bytes) = (Vec::new(), 0);
+    while let Some(record) = state.ahead.front() {
+        let weight = logs::weigh(record);
+        if records.len() == state.limit || (bytes + weight > BATCH_BYTES_MAX && !records.is_empty()) {
+            break;
+        }
+        bytes += weight;
+        records.extend(state.ahead.pop_front());
     }
-    logs::forward(filter, *next, *limit, EXAMINED_AT_ONCE, read)
+    state.skipped = 0;
+    let next_offset = match (state.ahead.front(), records.last()) {
+        (Some(_), Some(last)) => last.offset + 1,
+        (_, _) => state.next,
+    };
+    // As it is now, not as it was when these were read: a slow reader is to see it grow.
+    let count = find(&state.source, state.id)?.log_count;
+    Ok(LogPage { records, next_offset, end: false, behind: count.saturating_sub(next_offset) })
+}
+
+async fn read_on<S: Source>(state: &mut Following<S>) -> Result<(), Refusal> {
+    let (source, filter) = (state.source.clone(), Arc::clone(&state.filter));
+    let (id, next, tail) = (state.id, state.next, std::mem::take(&mut state.tail));
+    let stopped = || Refusal::new(RefusalCode::Unavailable, "the daemon is stopping");
+    let turn = Arc::clone(&state.seat.0.turns).acquire_owned().await.map_err(|_| stopped())?;
+    let read = tokio::task::spawn_blocking(move || {
+        let read = read_ahead(&source, id, &filter, next, tail);
+        drop(turn);
+        read
+    });
+    let (kept, reached) = read.await.map_err(|_| stopped())??;
+    if kept.records.is_empty() {
+        state.skipped += kept.next.saturating_sub(next);
+    }
+    state.ahead = kept.records;
+    // `next` is what the read itself saw: the job's count is ahead of what can be read by a moment.
+    state.next = next.max(kept.next);
+    state.reached = reached;
+    Ok(())
+}
+
+fn read_ahead<S: Source>(
+    source: &S,
+    id: JobId,
+    filter: &Filter,
+    next: u64,
+    tail: u32,
+) -> Result<(Kept, Reached), Refusal> {
+    // The job before its log: a terminal job's count is then one the log reaches.
+    let job = find(source, id)?;
+    let kept = if tail > 0 {
+        let page = logs::backward(source, id, filter, job.log_count, tail)?;
+        // Not the end even if it is: what came meanwhile is read before anything is waited for.
+        Kept { records: page.records.into(), next: page.next_offset, end: false }
+    } else {
+        let mut budget = Budget::new(EXAMINED_AT_ONCE);
+        let mut kept = logs::read(source, id, filter, next, logs::SLICE.rows, &mut budget)?;
+        while kept.records.is_empty() && !kept.end && !budget.is_spent() {
+            kept = logs::read(source, id, filter, kept.next, logs::SLICE.rows, &mut budget)?;
+        }
+        kept
+    };
+    let reached = match kept.end {
+        false => Reached::Middle,
+        true if job.state.is_terminal() && kept.next >= job.log_count => Reached::End,
+        true => Reached::Present,
+    };
+    Ok((kept, reached))
 }
 
 #[cfg(test)]

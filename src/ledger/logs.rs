@@ -1,14 +1,69 @@
 //! Log queries: what a query keeps, one page forward, the last records backward.
 //!
-//! Owns: the filter and both ways to read. Must not know: where records come from (a closure reads them), following (see `live`).
+//! Owns: the filter and both ways to read. Must not know: rows and blocks beyond their heads, following (see `live`).
+
+use std::cell::Cell;
+use std::collections::VecDeque;
 
 use super::lists::within;
-use super::scan::{EXAMINED_MAX, PAGE_BYTES_MAX, page_rows};
+use super::pattern::Pattern;
+use super::scan::{PAGE_BYTES_MAX, page_rows};
 use super::{LogPage, LogQuery};
-use crate::model::{LogLevel, LogRecord, LogStream, Refusal, RefusalCode};
+use crate::model::{Job, JobId, LogLevel, LogRecord, LogStream, Refusal};
+use crate::store::{BlockHead, LogSlice, OutputLimit, Reader};
 
-/// Records of one read. One may have 64 KiB: this bounds a read to 16 MiB.
-pub const READ_ROWS: usize = 256;
+/// Records one page looks at, kept or not. They come from blocks of some two thousand, unpacked in half a millisecond: these are a
+/// few tens of milliseconds. (Lists look at 10,000 rows, each of which is a read of its own.)
+pub const EXAMINED_MAX: usize = 100_000;
+/// Bytes of those records: the same time, for large ones.
+const EXAMINED_BYTES_MAX: usize = 32 << 20;
+/// A block passed over costs its head: about as much as so many of its records.
+const HEAD_COST: usize = 16;
+/// Blocks one read may pass over before it looks into one, so that it ends.
+const HEADS_MAX: usize = 2_048;
+/// How much slower a regular expression may be than looking for a text.
+const REGEX_COST: usize = 8;
+/// One read: what a few blocks hold, so that hardly any of them is unpacked twice.
+pub const SLICE: OutputLimit = OutputLimit { rows: 8_192, bytes: PAGE_BYTES_MAX };
+/// Records of the first step back; each further step is twice as long.
+const STEP_BACK: usize = 1_024;
+
+/// A job's record sequence. The store's reader; tests bring their own.
+pub trait Records: Clone + Send + Sync + 'static {
+    fn job(&self, id: JobId) -> Result<Option<Job>, Refusal>;
+    /// Records from `from` on that `filter` may keep, and how many blocks were passed over.
+    fn slice(&self, id: JobId, from: u64, limit: OutputLimit, filter: &Filter) -> Result<(LogSlice, usize), Refusal>;
+    /// Of the last block of output that begins below `before`: its first and last offset, and whether the filter wants it.
+    fn block_before(&self, id: JobId, before: u64, filter: &Filter) -> Result<Option<(u64, u64, bool)>, Refusal>;
+    /// The oldest offset that may be kept.
+    fn kept_from(&self, id: JobId) -> Result<u64, Refusal>;
+}
+
+impl Records for Reader {
+    fn job(&self, id: JobId) -> Result<Option<Job>, Refusal> {
+        Reader::job(self, id)
+    }
+
+    fn slice(&self, id: JobId, from: u64, limit: OutputLimit, filter: &Filter) -> Result<(LogSlice, usize), Refusal> {
+        let passed = Cell::new(0);
+        let want = |head: &BlockHead| {
+            let wanted = filter.wants(head) || passed.get() >= HEADS_MAX;
+            passed.set(passed.get() + usize::from(!wanted));
+            wanted
+        };
+        let slice = self.log_slice(id, from, limit, &want)?;
+        Ok((slice, passed.get()))
+    }
+
+    fn block_before(&self, id: JobId, before: u64, filter: &Filter) -> Result<Option<(u64, u64, bool)>, Refusal> {
+        let head = self.head_before(id, crate::model::OutputKind::Log, before)?;
+        Ok(head.map(|head| (head.first, head.last, filter.wants(&head))))
+    }
+
+    fn kept_from(&self, id: JobId) -> Result<u64, Refusal> {
+        self.logs_from(id)
+    }
+}
 
 /// What a query keeps.
 #[derive(Debug, Clone)]
@@ -18,196 +73,259 @@ pub struct Filter {
     resource_id: String,
     from_ms: i64,
     until_ms: i64,
-    text: String,
+    patterns: Vec<Pattern>,
 }
 
 impl Filter {
-    /// UNIMPLEMENTED when only streams are asked for that are not stored.
+    /// # Errors
+    /// INVALID_PAYLOAD for patterns that cannot be used.
     pub fn new(query: &LogQuery) -> Result<Self, Refusal> {
-        if !query.streams.is_empty() && !query.streams.contains(&LogStream::Job) {
-            return Err(Refusal::new(
-                RefusalCode::Unimplemented,
-                "this version stores the JOB stream only: STDOUT and STDERR cannot be read",
-            ));
-        }
         Ok(Self {
             min_level: query.min_level,
             streams: query.streams.clone(),
             resource_id: query.resource_id.clone(),
             from_ms: query.from_ms,
             until_ms: query.until_ms,
-            text: query.text.clone(),
+            patterns: Pattern::of(&query.text, &query.regex, query.ignore_case)?,
         })
     }
 
+    /// Output that says no level counts as INFO: nobody said it was less.
     pub fn keeps(&self, record: &LogRecord) -> bool {
         record.entry.level >= self.min_level
-            && (self.streams.is_empty() || self.streams.contains(&record.stream))
+            && self.has_stream(record.stream)
             && (self.resource_id.is_empty() || self.resource_id == record.entry.resource_id)
             && within(record.entry.timestamp_ms, self.from_ms, self.until_ms)
-            && (self.text.is_empty() || record.entry.message.contains(&self.text))
+            && self.patterns.iter().all(|pattern| {
+                (!record.chunk.is_empty() && pattern.is_match(&record.chunk))
+                    || ((record.chunk.is_empty() || !record.entry.message.is_empty())
+                        && pattern.is_match(record.entry.message.as_bytes()))
+            })
+    }
+
+    /// False: no record of the block is kept.
+    pub fn wants(&self, head: &BlockHead) -> bool {
+        let [own, stdout, stderr] = head.records;
+        let counts = [(LogStream::Job, own), (LogStream::Stdout, stdout), (LogStream::Stderr, stderr)];
+        let ms = |ns: i64| ns.div_euclid(1_000_000);
+        let late_enough = self.from_ms == 0 || ms(head.time_max_ns) >= self.from_ms;
+        let early_enough = self.until_ms == 0 || ms(head.time_min_ns) < self.until_ms;
+        // Messages of own lines are not in the block's filter.
+        let by_text = own > 0 && self.has_stream(LogStream::Job);
+        counts.into_iter().any(|(stream, count)| count > 0 && self.has_stream(stream))
+            && late_enough
+            && early_enough
+            && (by_text || self.patterns.iter().all(|pattern| pattern.may_match(&head.filter)))
+    }
+
+    fn has_stream(&self, stream: LogStream) -> bool {
+        self.streams.is_empty() || self.streams.contains(&stream)
+    }
+
+    fn keeps_all(&self) -> bool {
+        self.min_level == LogLevel::Trace
+            && self.streams.is_empty()
+            && self.resource_id.is_empty()
+            && (self.from_ms, self.until_ms) == (0, 0)
+            && self.patterns.is_empty()
+    }
+
+    fn cost(&self, record: &LogRecord) -> usize {
+        let times = if self.patterns.iter().any(Pattern::is_regex) { REGEX_COST } else { 1 };
+        weigh(record).saturating_mul(times)
+    }
+
+    /// A record to be kept: a piece of a large block must not hold the whole of it.
+    pub fn detached(&self, mut record: LogRecord) -> LogRecord {
+        if !self.keeps_all() {
+            record.chunk = bytes::Bytes::copy_from_slice(&record.chunk);
+        }
+        record
     }
 }
 
-fn weigh(record: &LogRecord) -> usize {
+/// About the bytes a record adds to an answer.
+pub fn weigh(record: &LogRecord) -> usize {
     let fields = record.entry.fields.iter().map(|(key, value)| key.len() + value.len() + 4);
-    128 + record.entry.message.len() + fields.sum::<usize>()
+    128 + record.entry.message.len() + record.chunk.len() + fields.sum::<usize>()
 }
 
-/// Up to `limit` kept records from `offset` on. `read(from, rows)` gives up to `rows` records with offsets from `from` on,
-/// fewer when there are no more. Stops short after about `examined_max` records.
-pub fn forward(
+/// What a read may still look at.
+pub struct Budget {
+    rows: usize,
+    bytes: usize,
+}
+
+impl Budget {
+    pub fn new(rows: usize) -> Self {
+        Self { rows, bytes: EXAMINED_BYTES_MAX }
+    }
+
+    pub fn is_spent(&self) -> bool {
+        self.rows == 0 || self.bytes == 0
+    }
+
+    fn looked_at(&mut self, filter: &Filter, record: &LogRecord) {
+        self.rows = self.rows.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(filter.cost(record));
+    }
+
+    pub fn passed_over(&mut self, blocks: usize) {
+        self.rows = self.rows.saturating_sub(blocks.saturating_mul(HEAD_COST));
+    }
+}
+
+/// One read's kept records.
+pub struct Kept {
+    pub records: VecDeque<LogRecord>,
+    pub next: u64,
+    pub end: bool,
+}
+
+/// Reads on from `from`: one slice of at most `rows` records.
+pub fn read<R: Records>(
+    source: &R,
+    id: JobId,
+    filter: &Filter,
+    from: u64,
+    rows: usize,
+    budget: &mut Budget,
+) -> Result<Kept, Refusal> {
+    let limit = OutputLimit { rows: rows.min(SLICE.rows).min(budget.rows).max(1), ..SLICE };
+    let (slice, passed) = source.slice(id, from, limit, filter)?;
+    budget.passed_over(passed);
+    let mut records = VecDeque::new();
+    for record in slice.records {
+        budget.looked_at(filter, &record);
+        if filter.keeps(&record) {
+            records.push_back(filter.detached(record));
+        }
+    }
+    Ok(Kept { records, next: slice.next, end: slice.end })
+}
+
+/// Up to `limit` kept records from `offset` on. May stop short, even empty, when much was looked at in vain.
+pub fn forward<R: Records>(
+    source: &R,
+    id: JobId,
     filter: &Filter,
     offset: u64,
     limit: u32,
-    examined_max: usize,
-    mut read: impl FnMut(u64, usize) -> Result<Vec<LogRecord>, Refusal>,
 ) -> Result<LogPage, Refusal> {
     let limit = page_rows(limit);
-    let mut page = LogPage { records: Vec::new(), next_offset: offset, end: false };
-    let (mut examined, mut bytes) = (0, 0);
-    while examined < examined_max {
-        let records = read(page.next_offset, READ_ROWS)?;
-        let end = records.len() < READ_ROWS;
-        for record in records {
-            if page.records.len() == limit || bytes >= PAGE_BYTES_MAX {
+    let mut page = LogPage { records: Vec::new(), next_offset: offset, end: false, behind: 0 };
+    let mut bytes = 0;
+    let mut budget = Budget::new(EXAMINED_MAX);
+    while !budget.is_spent() && page.records.len() < limit {
+        let rows = if filter.keeps_all() { limit - page.records.len() } else { SLICE.rows };
+        let kept = read(source, id, filter, page.next_offset, rows, &mut budget)?;
+        for record in kept.records {
+            let weight = weigh(&record);
+            // A record heavier than a page is a page.
+            if page.records.len() == limit || (bytes + weight > PAGE_BYTES_MAX && !page.records.is_empty()) {
                 return Ok(page);
             }
+            bytes += weight;
             page.next_offset = record.offset + 1;
-            examined += 1;
-            if filter.keeps(&record) {
-                bytes += weigh(&record);
-                page.records.push(record);
-            }
+            page.records.push(record);
         }
-        if end {
+        page.next_offset = page.next_offset.max(kept.next);
+        if kept.end {
             page.end = true;
-            return Ok(page);
+            break;
         }
     }
     Ok(page)
 }
 
-/// The last `tail` kept records (at most 1,000) of those below and about `log_count`, in order.
-pub fn backward(
+/// The last `tail` kept records (at most 1,000), in order, and where the log ends.
+pub fn backward<R: Records>(
+    source: &R,
+    id: JobId,
     filter: &Filter,
     log_count: u64,
     tail: u32,
-    mut read: impl FnMut(u64, usize) -> Result<Vec<LogRecord>, Refusal>,
 ) -> Result<LogPage, Refusal> {
-    let tail = page_rows(tail);
-    let mut newest_first: Vec<LogRecord> = Vec::new();
-    let (mut examined, mut bytes) = (0, 0);
-    let (mut next_offset, mut high) = (log_count, log_count);
-    'whole: while high > 0 && examined < EXAMINED_MAX {
-        let low = high.saturating_sub(READ_ROWS as u64);
-        let rows = usize::try_from(high - low).unwrap_or(READ_ROWS);
-        let mut records = read(low, rows)?;
-        // Where records below were deleted the read slides up into what was read before.
-        let deleted_below = records.first().is_none_or(|record| record.offset > low);
-        if high < log_count {
-            records.retain(|record| record.offset < high);
+    let want = page_rows(tail);
+    let floor = source.kept_from(id)?;
+    let mut budget = Budget::new(EXAMINED_MAX);
+    let mut page = LogPage { records: Vec::new(), next_offset: log_count, end: true, behind: 0 };
+    let mut found: VecDeque<LogRecord> = VecDeque::new();
+    let mut bytes = 0;
+    let mut step = want.max(STEP_BACK);
+    // Records from here on were looked at; None: none yet, and the first read goes on to the end.
+    let mut seen_from: Option<u64> = None;
+    loop {
+        let high = seen_from.unwrap_or(log_count);
+        let mut low = high.saturating_sub(step.min(budget.rows).max(1) as u64).max(floor);
+        let block = source.block_before(id, low.saturating_add(1), filter)?;
+        if let Some((first, last, _)) = block
+            && last >= low
+        {
+            low = first.max(floor);
         }
-        for record in records.into_iter().rev() {
-            next_offset = next_offset.max(record.offset + 1);
-            examined += 1;
-            if filter.keeps(&record) {
+        if seen_from.is_some()
+            && !filter.has_stream(LogStream::Job)
+            && let Some((first, last, false)) = source.block_before(id, high, filter)?
+            && last.saturating_add(1) >= high
+        {
+            // A whole block that holds nothing of it.
+            budget.passed_over(1);
+            seen_from = Some(first);
+        } else {
+            let part = last_of(source, id, filter, low, seen_from, want - found.len(), &mut budget)?;
+            if seen_from.is_none() {
+                page.next_offset = part.next.max(log_count);
+            }
+            for record in part.records.into_iter().rev() {
                 bytes += weigh(&record);
-                newest_first.push(record);
-                if newest_first.len() == tail || bytes >= PAGE_BYTES_MAX {
-                    break 'whole;
+                if bytes > PAGE_BYTES_MAX && !found.is_empty() {
+                    budget.rows = 0;
+                    break;
                 }
+                found.push_front(record);
+            }
+            seen_from = Some(low);
+            step = step.saturating_mul(2);
+        }
+        if found.len() >= want || budget.is_spent() || seen_from.is_none_or(|from| from <= floor) {
+            page.records = found.into();
+            return Ok(page);
+        }
+    }
+}
+
+/// The last `want` kept records in `low..high`, or from `low` to the end.
+fn last_of<R: Records>(
+    source: &R,
+    id: JobId,
+    filter: &Filter,
+    low: u64,
+    high: Option<u64>,
+    want: usize,
+    budget: &mut Budget,
+) -> Result<Kept, Refusal> {
+    let mut last = Kept { records: VecDeque::new(), next: low, end: false };
+    let mut bytes = 0;
+    while !last.end && high.is_none_or(|high| last.next < high) {
+        let rows = high.map_or(SLICE.rows, |high| usize::try_from(high - last.next).unwrap_or(SLICE.rows));
+        // The records nearest to the end decide: what was begun is read to its end, whatever it costs.
+        let mut enough = Budget::new(SLICE.rows);
+        let kept = read(source, id, filter, last.next, rows, &mut enough)?;
+        budget.rows = budget.rows.saturating_sub(SLICE.rows - enough.rows);
+        budget.bytes = budget.bytes.saturating_sub(EXAMINED_BYTES_MAX - enough.bytes);
+        for record in kept.records.into_iter().filter(|record| high.is_none_or(|high| record.offset < high)) {
+            bytes += weigh(&record);
+            last.records.push_back(record);
+            while last.records.len() > want || (bytes > PAGE_BYTES_MAX && last.records.len() > 1) {
+                bytes -= last.records.pop_front().as_ref().map_or(0, weigh);
             }
         }
-        if deleted_below {
-            break;
-        }
-        high = low;
+        last.end = kept.end;
+        last.next = kept.next.max(last.next);
     }
-    newest_first.reverse();
-    Ok(LogPage { records: newest_first, next_offset, end: true })
+    Ok(last)
 }
 
 #[cfg(test)]
-pub mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::model::{JobId, NewLog};
-
-    pub fn record(offset: u64) -> LogRecord {
-        let level = LogLevel::ALL[usize::try_from(offset % 5).unwrap()];
-        let entry = NewLog {
-            level,
-            message: format!("line {offset}"),
-            timestamp_ms: i64::try_from(offset).unwrap() * 10,
-            resource_id: format!("r{}", offset % 3),
-            ..NewLog::default()
-        };
-        LogRecord { job: JobId::MIN, offset, stream: LogStream::Job, entry, chunk: Default::default() }
-    }
-
-    fn reader(from: u64, to: u64) -> impl FnMut(u64, usize) -> Result<Vec<LogRecord>, Refusal> {
-        move |at, rows| Ok((at.max(from)..to).take(rows).map(record).collect())
-    }
-
-    fn query() -> LogQuery {
-        LogQuery { min_level: LogLevel::Trace, ..LogQuery::default() }
-    }
-
-    proptest! {
-        #[test]
-        fn pages_of_a_log_are_the_whole_log_once(kept_from in 0u64..800, more in 0u64..1_500, limit in 1u32..400, warn: bool) {
-            let (from, to) = (kept_from, kept_from + more);
-            let min_level = if warn { LogLevel::Warn } else { LogLevel::Trace };
-            let filter = Filter::new(&LogQuery { min_level, ..query() }).unwrap();
-            let (mut got, mut at) = (Vec::new(), 0);
-            loop {
-                let page = forward(&filter, at, limit, EXAMINED_MAX, reader(from, to)).unwrap();
-                got.extend(page.records.iter().map(|r| r.offset));
-                at = page.next_offset;
-                if page.end { break }
-            }
-            let expected: Vec<u64> = (from..to).filter(|o| record(*o).entry.level >= min_level).collect();
-            prop_assert_eq!(got, expected);
-        }
-
-        #[test]
-        fn a_tail_is_the_end_of_what_a_full_read_shows(kept_from in 0u64..800, more in 0u64..1_500, tail in 1u32..700, warn: bool) {
-            let (from, to) = (kept_from, kept_from + more);
-            let min_level = if warn { LogLevel::Warn } else { LogLevel::Trace };
-            let filter = Filter::new(&LogQuery { min_level, ..query() }).unwrap();
-            let page = backward(&filter, to, tail, reader(from, to)).unwrap();
-            let mut expected: Vec<u64> = (from..to).filter(|o| record(*o).entry.level >= min_level).collect();
-            expected.drain(..expected.len().saturating_sub(tail as usize));
-            prop_assert_eq!(page.records.iter().map(|r| r.offset).collect::<Vec<_>>(), expected);
-            prop_assert_eq!(page.next_offset, to);
-        }
-    }
-
-    #[test]
-    fn text_time_and_resource_narrow_a_log() {
-        let got = |query: LogQuery| {
-            let page = forward(&Filter::new(&query).unwrap(), 0, 0, EXAMINED_MAX, reader(0, 40)).unwrap();
-            page.records.into_iter().map(|r| r.offset).collect::<Vec<_>>()
-        };
-        assert_eq!(got(LogQuery { text: "line 3".into(), ..query() }), [3, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39]);
-        assert_eq!(got(LogQuery { from_ms: 20, until_ms: 50, ..query() }), [2, 3, 4]);
-        assert_eq!(got(LogQuery { resource_id: "r1".into(), until_ms: 80, ..query() }), [1, 4, 7]);
-    }
-
-    #[test]
-    fn a_search_for_what_is_not_there_stops_and_says_where_to_go_on() {
-        let filter = Filter::new(&LogQuery { text: "nowhere".into(), ..query() }).unwrap();
-        let page = forward(&filter, 0, 10, EXAMINED_MAX, reader(0, 50_000)).unwrap();
-        assert!(page.records.is_empty() && !page.end);
-        assert!((10_000..11_000).contains(&page.next_offset));
-    }
-
-    #[test]
-    fn streams_that_are_not_stored_are_refused_instead_of_looking_empty() {
-        let only = |streams: Vec<LogStream>| Filter::new(&LogQuery { streams, ..query() });
-        assert_eq!(only(vec![LogStream::Stdout, LogStream::Stderr]).unwrap_err().code, RefusalCode::Unimplemented);
-        assert!(only(vec![LogStream::Stdout, LogStream::Job]).is_ok());
-    }
-}
+pub mod tests;

@@ -2,17 +2,30 @@
 //!
 //! Owns: paging, filters, watching, following, explaining. Must not know: how to change anything.
 //!
-//! Every list is paged: a page looks at no more than 10,000 rows, weighs about 2 MiB at most, and may be short, even empty,
-//! with a token. List functions are synchronous and may take tens of milliseconds: callers decide where they run.
+//! Every list is paged: a page looks at no more than 10,000 rows (of a log: 100,000 records), weighs about 2 MiB at most unless a
+//! single record weighs more, and may be short, even empty, with a token. List functions are synchronous and may take tens of milliseconds: callers decide where they run.
 
 mod explain;
+mod lines;
 mod lists;
 mod live;
 mod logs;
+mod metrics;
+mod output;
+mod pattern;
+mod plan;
+mod required;
 mod scan;
+mod search;
 mod token;
 
+use std::sync::Arc;
+
 use futures_util::stream::BoxStream;
+use tokio::sync::Semaphore;
+
+pub use metrics::{MetricPage, MetricPoint, MetricQuery};
+pub use output::{OutputPage, OutputQuery, OutputWatch};
 
 use crate::model::{
     Controls, DeadLetter, DeadLetterId, DeadLetterSelector, Failure, Job, JobId, JobState, JobType, LogLevel,
@@ -63,8 +76,12 @@ pub struct LogQuery {
     pub from_ms: i64,
     /// Before, Unix ms; 0 = open.
     pub until_ms: i64,
-    /// The message contains it, letter by letter.
+    /// The message or the chunk contains it, letter by letter.
     pub text: String,
+    /// The message or the chunk matches this regular expression.
+    pub regex: String,
+    /// For both.
+    pub ignore_case: bool,
     /// Not 0: the last so many records (at most 1000) instead of those from `offset`.
     pub tail: u32,
 }
@@ -76,6 +93,58 @@ pub struct LogPage {
     pub next_offset: u64,
     /// Nothing stands behind `next_offset` now. Never set by a follow, which ends instead.
     pub end: bool,
+    /// Of a follow: records that are there and were not given yet, kept or not.
+    pub behind: u64,
+}
+
+/// What to look for in the lines of many jobs' output. One of `text` and `regex` is set.
+#[derive(Debug, Clone, Default)]
+pub struct SearchQuery {
+    pub text: String,
+    pub regex: String,
+    pub ignore_case: bool,
+    /// None means all.
+    pub jobs: Vec<JobId>,
+    pub job_type: Option<JobType>,
+    pub tenant: Option<Tenant>,
+    /// Of standard output and standard error; none means both.
+    pub streams: Vec<LogStream>,
+    /// Lines that begin at or after, Unix ms; 0 = open.
+    pub from_ms: i64,
+    /// Before, Unix ms; 0 = open.
+    pub until_ms: i64,
+    /// Lines: 0 means 100.
+    pub limit: u32,
+}
+
+/// A line that matches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SearchHit {
+    /// The id that clients see.
+    pub job_id: String,
+    /// Of the record in which the line begins.
+    pub offset: u64,
+    pub stream: LogStream,
+    pub timestamp_ms: i64,
+    /// Without its end; of a line above 64 KiB the part with the match.
+    pub line: Vec<u8>,
+}
+
+/// So far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    pub blocks: u64,
+    /// Of these, not read: their filter, time or streams ruled them out.
+    pub blocks_skipped: u64,
+    pub bytes_searched: u64,
+}
+
+#[derive(Debug, Clone)]
+pub struct SearchPage {
+    pub hits: Vec<SearchHit>,
+    /// Set where the search stopped at its limit; in the last page only.
+    pub next_token: String,
+    pub progress: Progress,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -130,11 +199,18 @@ pub struct JobStory {
 #[derive(Clone)]
 pub struct Ledger {
     reader: Reader,
+    followers: Arc<live::Followers>,
+    searches: Arc<Semaphore>,
 }
 
 impl Ledger {
     pub fn new(reader: Reader) -> Self {
-        Self { reader }
+        Self { reader, followers: live::Followers::new(), searches: search::turns() }
+    }
+
+    /// The job that clients call so: its id, or the name that another program gave it.
+    pub fn find_job(&self, text: &str) -> Result<Option<JobId>, Refusal> {
+        self.reader.find_job(text)
     }
 
     pub fn job(&self, id: JobId) -> Result<Job, Refusal> {
@@ -166,17 +242,27 @@ impl Ledger {
     pub fn logs(&self, id: JobId, query: &LogQuery) -> Result<LogPage, Refusal> {
         let filter = logs::Filter::new(query)?;
         let job = self.job(id)?;
-        let read = |from, rows| self.reader.logs(id, from, rows);
         if query.tail > 0 {
-            return logs::backward(&filter, job.log_count, query.tail, read);
+            return logs::backward(&self.reader, id, &filter, job.log_count, query.tail);
         }
-        logs::forward(&filter, query.offset, query.limit, scan::EXAMINED_MAX, read)
+        logs::forward(&self.reader, id, &filter, query.offset, query.limit)
     }
 
     /// History, then live, without gap or duplicate; ends when the job is terminal and everything was sent. A page without
     /// records only tells how far it is.
     pub fn follow(&self, id: JobId, query: LogQuery) -> BoxStream<'static, Result<LogPage, Refusal>> {
-        live::follow(self.reader.clone(), id, query)
+        live::follow(self.reader.clone(), id, query, Arc::clone(&self.followers))
+    }
+
+    /// Lines of output that match, newest job first, each job's in the order in which they ended. Pages come as the search goes on, with
+    /// or without hits; the last one has a token if the limit was reached.
+    pub fn search(
+        &self,
+        query: &SearchQuery,
+        token: &str,
+    ) -> Result<BoxStream<'static, Result<SearchPage, Refusal>>, Refusal> {
+        let search = search::prepare(self.reader.clone(), query, token)?;
+        Ok(search::run(search, Arc::clone(&self.searches)))
     }
 
     /// Failed attempts of all jobs, newest first.

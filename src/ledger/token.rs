@@ -15,6 +15,10 @@ pub enum Kind {
     Tasks = b'T',
     Failures = b'F',
     DeadLetters = b'D',
+    Metrics = b'M',
+    /// Jobs whose name begins as asked, behind those whose id does.
+    Named = b'N',
+    Search = b'S',
 }
 
 pub fn write(kind: Kind, cursor: &[u8]) -> String {

@@ -101,6 +101,11 @@ pub struct Job {
 impl Job {
     pub const ERRORS_MAX: usize = 10;
 
+    /// The id that clients see and use.
+    pub fn public_id(&self) -> String {
+        self.name.as_ref().map_or_else(|| self.id.to_string(), ToString::to_string)
+    }
+
     /// When anything was last heard of it: a change, a line, output.
     pub fn heard_ms(&self) -> i64 {
         self.created_at_ms.max(self.updated_at_ms).max(self.output_at_ms)

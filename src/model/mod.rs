@@ -13,6 +13,7 @@ mod output;
 mod redact;
 mod refusal;
 mod select;
+pub mod series;
 mod task;
 mod way;
 

@@ -47,7 +47,7 @@ use std::time::Duration;
 pub use append::NamedJob;
 pub use check::check;
 pub use open::{OpenError, Opened, Options, StoreGuard, open};
-pub use output::{BlockHead, OutputBatch, Rollup, Tail, TextFilter};
+pub use output::{BlockHead, Edge, Edges, OutputBatch, ROLLUPS_S, Rollup, Tail, TextFilter, edge_index, edges_of};
 pub use published::{JobWatch, ReadyNews};
 pub use reader::{
     Counters, DueCursor, DueEntry, LogSlice, OutputLimit, OutputSlice, Plan, Reader, ReadyEntry, ReadyPage,

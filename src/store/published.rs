@@ -158,6 +158,13 @@ impl Published {
         (free < wanted).then_some((free, wanted))
     }
 
+    /// The same for output, which stops a quarter earlier: jobs are to have what is left.
+    pub fn short_of_output_room(&self) -> Option<(u64, u64)> {
+        let (free, wanted) = (self.free_bytes(), self.free_wanted.load(Ordering::Relaxed));
+        let wanted = wanted.saturating_add(wanted / 4);
+        (free < wanted).then_some((free, wanted))
+    }
+
     /// Wakes when the job changes. The entry goes with its last watcher.
     pub fn watch_job(self: &Arc<Self>, id: JobId) -> JobWatch {
         let receiver = lock(&self.jobs).entry(id).or_insert_with(|| watch::Sender::new(0)).subscribe();

@@ -3,6 +3,7 @@
 //! Owns: rows → model for everybody outside the committer. Must not know: verbs, groups, who asks.
 
 mod jobs;
+mod metrics;
 mod output;
 mod queue;
 mod uploads;
@@ -172,6 +173,11 @@ impl Reader {
     /// Why new jobs are refused for want of disk, as (free, wanted) bytes.
     pub fn short_of_room(&self) -> Option<(u64, u64)> {
         self.published.short_of_room()
+    }
+
+    /// Why output is not taken for want of disk, as (free, wanted) bytes: earlier than new jobs.
+    pub fn short_of_output_room(&self) -> Option<(u64, u64)> {
+        self.published.short_of_output_room()
     }
 
     pub fn watch_job(&self, id: JobId) -> JobWatch {

@@ -102,7 +102,7 @@ impl Sealer {
         let spent = self.tails.spent_with(&done);
         let jobs: Vec<JobId> = done.iter().map(|done| done.job).collect();
         let metrics = due.iter().filter(|due| due.kind == OutputKind::Metric);
-        let rollups = recompute_rollups(&self.spaces, &self.tails, metrics)?;
+        let rollups = recompute_rollups(&self.spaces, metrics)?;
         let rows = sealed.iter().flat_map(|sealed| &sealed.blocks).flatten();
         let bytes = rows.map(|(_, value)| value.len()).sum();
         let batches: Vec<Key> = spent.iter().flat_map(|(batch, rows)| batch_keys(*batch, *rows)).collect();

@@ -481,13 +481,16 @@ def ids_that_are_paths_or_unknown_are_refused(world):
 
 
 @case
-def output_streams_and_foreign_moves_are_refused(world):
+def misplaced_output_and_foreign_moves_are_refused(world):
     ledger, model = world.pb["ledger"], world.pb["model"]
     with world.ipc() as ipc:
         accepted = world.accepted(ipc, world.submit(world.manifest(["/slow1"])))
-        chunk = model.LogRecord(stream=model.LOG_STREAM_STDOUT, chunk=b"x")
-        error = ipc.error(append_logs=ledger.AppendLogsRequest(job_id=accepted.job_id, records=[chunk]))
-        assert error.code == "UNIMPLEMENTED", error
+        misplaced = model.LogRecord(stream=model.LOG_STREAM_STDOUT, message="x")
+        error = ipc.error(append_logs=ledger.AppendLogsRequest(job_id=accepted.job_id, records=[misplaced]))
+        assert error.code == "INVALID_PAYLOAD" and error.violations[0].path == "records[0].message", error
+        chunk = model.LogRecord(stream=model.LOG_STREAM_STDOUT, chunk=b"\xff\x00")
+        first = ipc.ask(append_logs=ledger.AppendLogsRequest(job_id=accepted.job_id, records=[chunk, chunk])).append_logs
+        assert first.count == 2, first
         status = model.JobStatus(job_id=accepted.job_id, state=model.JOB_STATE_COMPLETED)
         error = ipc.error(update_status=ledger.UpdateJobStatusRequest(status=status))
         assert error.code == "ILLEGAL_STATE", error

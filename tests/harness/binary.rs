@@ -113,6 +113,10 @@ impl Binary {
         self.data.join("run/fetchbox.sock")
     }
 
+    pub fn joblet_path(&self) -> PathBuf {
+        self.data.join("run/persist-ipc.sock")
+    }
+
     pub fn stderr(&self) -> String {
         std::fs::read_to_string(&self.stderr).unwrap_or_default()
     }

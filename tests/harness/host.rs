@@ -81,12 +81,20 @@ impl Host {
         Client::connect(Addr::Http(self.addresses().grpc_tcp.unwrap().to_string())).await.unwrap()
     }
 
+    pub fn grpc_tcp(&self) -> SocketAddr {
+        self.addresses().grpc_tcp.unwrap()
+    }
+
     pub async fn ipc(&self) -> IpcClient {
         IpcClient::connect(self.ipc_path(), &Options::default()).await.unwrap()
     }
 
     pub fn ipc_path(&self) -> &Path {
         self.addresses().ipc.as_ref().unwrap()
+    }
+
+    pub fn joblet_path(&self) -> &Path {
+        self.addresses().joblet.as_ref().unwrap()
     }
 
     pub fn http(&self) -> SocketAddr {

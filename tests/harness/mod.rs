@@ -7,6 +7,7 @@ pub mod binary;
 pub mod checker;
 pub mod flood;
 pub mod host;
+pub mod joblet;
 pub mod manifest;
 pub mod null_s3;
 pub mod origin;

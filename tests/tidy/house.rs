@@ -74,9 +74,14 @@ pub const ONLY: &[(&str, &str, &[&str])] = &[
             "TextFilter",
             "Tail",
             "Rollup",
+            "ROLLUPS_S",
             "LogSlice",
             "OutputLimit",
             "OutputSlice",
+            "Edge",
+            "Edges",
+            "edge_index",
+            "edges_of",
         ],
     ),
 ];
@@ -100,7 +105,9 @@ pub const FOREIGN: &[(&str, &[&str])] = &[
     ("tonic_prost", &["proto"]),
     // The demo brings an origin of its own.
     ("axum", &["api", "cli"]),
-    ("prost", &["proto", "store", "api", "client"]),
+    // The lines of joblet's files are messages of its wire.
+    ("prost", &["proto", "store", "api", "client", "cli"]),
+    ("base64", &["cli"]),
     ("prost_types", &["proto", "api", "client"]),
     ("prost_reflect", &["proto", "client", "cli"]),
     ("prometheus", &["telemetry"]),

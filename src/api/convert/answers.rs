@@ -9,9 +9,9 @@ use prost::Message as _;
 use super::{job_state, log_level, log_stream, priority};
 use crate::api::{Api, Check, Places, errors, health};
 use crate::ingest::Validation;
-use crate::ledger::{JobStory, LifeEvent, LogPage, RecentFailure, TaskStory};
+use crate::ledger::{JobStory, LifeEvent, LogPage, RecentFailure, SearchHit, SearchPage, TaskStory};
 use crate::model::{
-    CleanupReport, Controls, DeadLetter, Failure, Header, Job, JobId, JobType, LogRecord, Manifest, ProxyHint, Refusal,
+    CleanupReport, Controls, DeadLetter, Failure, Header, Job, JobId, JobType, LogRecord, LogStream, Manifest, ProxyHint, Refusal,
     Resource, StorageHint, StoredObject, Task, TaskSpec, TaskState, Tenant,
 };
 use crate::proto::fetchbox::v1 as pb;
@@ -57,7 +57,7 @@ fn violations_only(refusal: &Refusal) -> pb::ValidateManifestResponse {
 
 pub(crate) fn job(job: &Job) -> pb::Job {
     pb::Job {
-        job_id: job.id.to_string(),
+        job_id: job.public_id(),
         job_type: job.job_type.to_string(),
         tenant: job.tenant.to_string(),
         state: job_state(job.state).into(),
@@ -277,43 +277,70 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-pub(crate) fn log_record(record: LogRecord) -> pb::LogRecord {
+/// `job_id` is the one that clients see.
+pub(crate) fn log_record(record: LogRecord, job_id: &str) -> pb::LogRecord {
+    let content = match record.stream {
+        LogStream::Job => pb::log_record::Content::Message(record.entry.message),
+        LogStream::Stdout | LogStream::Stderr => pb::log_record::Content::Chunk(record.chunk.into()),
+    };
     pb::LogRecord {
         offset: record.offset,
-        job_id: record.job.to_string(),
+        job_id: job_id.to_owned(),
         resource_id: record.entry.resource_id,
         stream: log_stream(record.stream).into(),
         level: log_level(record.entry.level).into(),
         timestamp_ms: record.entry.timestamp_ms,
         fields: record.entry.fields.into_iter().collect(),
         trace_id: record.entry.trace_id,
-        content: Some(pb::log_record::Content::Message(record.entry.message)),
+        content: Some(content),
     }
 }
 
 /// One page as messages of about a megabyte; at least one, even when the page is empty.
-pub(crate) fn log_messages(page: LogPage) -> Vec<pb::QueryLogsResponse> {
+///
+/// `behind` counts up from what the page knows: a page of a plain query knows 0.
+pub(crate) fn log_messages(page: LogPage, job_id: &str) -> Vec<pb::QueryLogsResponse> {
     let mut messages = Vec::new();
     let mut records: Vec<pb::LogRecord> = Vec::new();
     let mut bytes = 0;
     for record in page.records {
-        let record = log_record(record);
+        let record = log_record(record, job_id);
         let size = record.encoded_len();
         if bytes + size > LOG_MESSAGE_BYTES_MAX && !records.is_empty() {
             let next_offset = record.offset;
+            let behind = if page.behind == 0 { 0 } else { page.behind + page.next_offset.saturating_sub(next_offset) };
             messages.push(pb::QueryLogsResponse {
                 records: std::mem::take(&mut records),
                 next_offset,
                 end: false,
-                behind: 0,
+                behind,
             });
             bytes = 0;
         }
         bytes += size;
         records.push(record);
     }
-    messages.push(pb::QueryLogsResponse { records, next_offset: page.next_offset, end: page.end, behind: 0 });
+    messages.push(pb::QueryLogsResponse { records, next_offset: page.next_offset, end: page.end, behind: page.behind });
     messages
+}
+
+pub(crate) fn search_page(page: SearchPage) -> pb::SearchLogsResponse {
+    let hit = |hit: SearchHit| pb::SearchHit {
+        job_id: hit.job_id,
+        offset: hit.offset,
+        stream: log_stream(hit.stream).into(),
+        timestamp_ms: hit.timestamp_ms,
+        line: hit.line,
+    };
+    pb::SearchLogsResponse {
+        hits: page.hits.into_iter().map(hit).collect(),
+        next_page_token: page.next_token,
+        progress: Some(pb::SearchProgress {
+            blocks: page.progress.blocks,
+            blocks_skipped: page.progress.blocks_skipped,
+            bytes_searched: page.progress.bytes_searched,
+        }),
+    }
 }
 
 fn life_event(event: LifeEvent) -> pb::LifeEvent {

@@ -4,9 +4,13 @@
 //! id). Must not know: sockets, gRPC, rooms' decisions.
 
 mod answers;
+mod metrics;
+mod persist;
 mod requests;
 
 pub(super) use answers::*;
+pub(super) use metrics::*;
+pub(super) use persist::*;
 pub(super) use requests::*;
 
 use crate::model::{CleanupKind, JobState, LogLevel, LogStream, Priority};

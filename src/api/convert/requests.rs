@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use prost::Message as _;
 
 use super::{cleanup_kind_in, job_state_in, log_level_in, log_stream_in, priority_in, task_state_in};
-use crate::ingest::{RawManifest, RawResource, RawStorageHint, Source, StatusUpdate, Submission};
-use crate::ledger::{FailureFilter, JobFilter, LogQuery, PageRequest};
+use crate::ingest::{NewRecord, RawManifest, RawResource, RawStorageHint, Source, StatusUpdate, Submission};
+use crate::ledger::{FailureFilter, JobFilter, LogQuery, PageRequest, SearchQuery};
 use crate::model::{
     Cleanup, ControlChange, DeadLetterId, DeadLetterSelector, Failure, FailureCode, JobId, JobState, JobType, LogLevel,
     LogStream, MANIFEST_BYTES_MAX, NewLog, Refusal, RefusalCode, Tenant, Violation,
@@ -19,6 +19,8 @@ use crate::proto::fetchbox::v1 as pb;
 const PAGE_MAX: u32 = 1_000;
 /// Records of one append.
 const RECORDS_MAX: usize = 1_000;
+/// Hits of one search.
+const HITS_MAX: u32 = 10_000;
 /// Ids one selector may name.
 const IDS_MAX: usize = 1_000;
 /// Bytes of a failure code a client reports.
@@ -97,13 +99,6 @@ fn pairs(map: HashMap<String, String>) -> Vec<(String, String)> {
     map.into_iter().collect::<BTreeMap<_, _>>().into_iter().collect()
 }
 
-pub(crate) fn job_id(path: &str, text: &str) -> Result<JobId, Refusal> {
-    text.parse().map_err(|_| {
-        let wrong = if text.is_empty() { "is required" } else { "is not a job id: a lower-case UUID with hyphens" };
-        Refusal::invalid(path, wrong)
-    })
-}
-
 pub(crate) fn job_filter(request: &pb::ListJobsRequest) -> Result<JobFilter, Refusal> {
     let mut states: Vec<JobState> = Vec::new();
     for (at, state) in request.states.iter().enumerate() {
@@ -150,45 +145,54 @@ fn bad_slug(path: &str) -> Refusal {
     Refusal::invalid(path, "must be like [a-z0-9][a-z0-9._-]{0,63}")
 }
 
-pub(crate) fn new_logs(request: pb::AppendLogsRequest) -> Result<(JobId, Vec<NewLog>), Refusal> {
-    let job = job_id("job_id", &request.job_id)?;
-    if request.records.is_empty() || request.records.len() > RECORDS_MAX {
+pub(crate) fn new_records(records: Vec<pb::LogRecord>) -> Result<Vec<NewRecord>, Refusal> {
+    if records.is_empty() || records.len() > RECORDS_MAX {
         return Err(Refusal::invalid("records", format!("1 to {RECORDS_MAX} are taken at a time")));
     }
-    let records = request.records.into_iter().enumerate().map(|(at, record)| new_log(at, record));
-    Ok((job, records.collect::<Result<_, _>>()?))
+    records.into_iter().enumerate().map(|(at, record)| new_record(at, record)).collect()
 }
 
-fn new_log(at: usize, record: pb::LogRecord) -> Result<NewLog, Refusal> {
+fn new_record(at: usize, record: pb::LogRecord) -> Result<NewRecord, Refusal> {
+    use pb::log_record::Content;
+
     let stream = log_stream_in(known(&format!("records[{at}].stream"), record.stream)?);
-    let message = match record.content {
-        _ if stream != LogStream::Job => return Err(output_later(at, "stream STDOUT and STDERR")),
-        Some(pb::log_record::Content::Chunk(_)) => return Err(output_later(at, "chunk")),
-        Some(pb::log_record::Content::Message(message)) => message,
-        None => return Err(Refusal::invalid(format!("records[{at}].message"), "is required")),
+    let wrong = |field: &str, why: &str| Err(Refusal::invalid(format!("records[{at}].{field}"), why));
+    let (message, chunk) = match (stream, record.content) {
+        (LogStream::Job, Some(Content::Message(message))) => (message, None),
+        (LogStream::Job, Some(Content::Chunk(_))) => {
+            return wrong("chunk", "is for the streams STDOUT and STDERR; a line of stream JOB is a message");
+        }
+        (LogStream::Job, None) => return wrong("message", "is required"),
+        (LogStream::Stdout | LogStream::Stderr, Some(Content::Chunk(chunk))) => (String::new(), Some(chunk)),
+        (LogStream::Stdout | LogStream::Stderr, Some(Content::Message(_))) => {
+            return wrong("message", "is for stream JOB; what a job wrote to STDOUT or STDERR is a chunk");
+        }
+        (LogStream::Stdout | LogStream::Stderr, None) => return wrong("chunk", "is required"),
     };
-    Ok(NewLog {
+    let label = NewLog {
         resource_id: record.resource_id,
         level: log_level_in(known(&format!("records[{at}].level"), record.level)?),
         timestamp_ms: record.timestamp_ms,
         message,
         fields: record.fields.into_iter().collect(),
         trace_id: record.trace_id,
+    };
+    Ok(match chunk {
+        None => NewRecord::Line(label),
+        Some(chunk) => NewRecord::Chunk { stream, label, chunk: chunk.into() },
     })
 }
 
-fn output_later(at: usize, what: &str) -> Refusal {
-    let message = format!(
-        "records[{at}]: this version does not store the output of running jobs ({what}); send lines as message on stream JOB"
-    );
-    Refusal::new(RefusalCode::Unimplemented, message)
-}
-
-pub(crate) fn status_update(request: pb::UpdateJobStatusRequest, now_ms: i64) -> Result<StatusUpdate, Refusal> {
+/// `find` reads a job id as the door does.
+pub(crate) fn status_update(
+    request: pb::UpdateJobStatusRequest,
+    now_ms: i64,
+    find: impl FnOnce(&str, &str) -> Result<JobId, Refusal>,
+) -> Result<StatusUpdate, Refusal> {
     let status = request.status.ok_or_else(|| Refusal::invalid("status", "is required"))?;
     let failure = failure_in(&status, now_ms)?;
     Ok(StatusUpdate {
-        job: job_id("status.job_id", &status.job_id)?,
+        job: find("status.job_id", &status.job_id)?,
         state: job_state_in(known("status.state", status.state)?),
         phase: (!status.phase.is_empty()).then_some(status.phase),
         failure,
@@ -236,7 +240,42 @@ pub(crate) fn log_query(request: &pb::QueryLogsRequest) -> Result<LogQuery, Refu
         from_ms: request.from_ms,
         until_ms: request.until_ms,
         text: request.text.clone(),
+        regex: request.regex.clone(),
+        ignore_case: request.ignore_case,
         tail: request.tail,
+    })
+}
+
+/// `find` reads a job id as the door does.
+pub(crate) fn search(
+    request: &pb::SearchLogsRequest,
+    find: impl Fn(&str, &str) -> Result<JobId, Refusal>,
+) -> Result<SearchQuery, Refusal> {
+    if request.limit > HITS_MAX {
+        return Err(Refusal::invalid("limit", format!("at most {HITS_MAX}")));
+    }
+    if request.job_ids.len() > IDS_MAX {
+        return Err(Refusal::invalid("job_ids", format!("at most {IDS_MAX}")));
+    }
+    let jobs = request.job_ids.iter().enumerate().map(|(at, id)| find(&format!("job_ids[{at}]"), id));
+    let streams = request.streams.iter().enumerate().map(|(at, stream)| {
+        let path = format!("streams[{at}]");
+        match log_stream_in(known(&path, *stream)?) {
+            LogStream::Job => Err(Refusal::invalid(path, "one of STDOUT and STDERR: own lines are not searched")),
+            stream @ (LogStream::Stdout | LogStream::Stderr) => Ok(stream),
+        }
+    });
+    Ok(SearchQuery {
+        text: request.text.clone(),
+        regex: request.regex.clone(),
+        ignore_case: request.ignore_case,
+        jobs: jobs.collect::<Result<_, Refusal>>()?,
+        job_type: job_type(&request.job_type)?,
+        tenant: tenant(&request.tenant)?,
+        streams: streams.collect::<Result<_, Refusal>>()?,
+        from_ms: request.from_ms,
+        until_ms: request.until_ms,
+        limit: request.limit,
     })
 }
 
@@ -253,14 +292,18 @@ pub(crate) fn dead_letter_id(path: &str, text: &str) -> Result<DeadLetterId, Ref
     text.parse().map_err(|_| Refusal::invalid(path, "is not a dead letter's id, as ListDeadLetters gives it"))
 }
 
-pub(crate) fn selector(selector: Option<pb::DeadLetterSelector>) -> Result<DeadLetterSelector, Refusal> {
+/// `find` reads a job id as the door does.
+pub(crate) fn selector(
+    selector: Option<pb::DeadLetterSelector>,
+    find: impl FnOnce(&str, &str) -> Result<JobId, Refusal>,
+) -> Result<DeadLetterSelector, Refusal> {
     let selector = selector.unwrap_or_default();
     if selector.ids.len() > IDS_MAX {
         return Err(Refusal::invalid("selector.ids", format!("at most {IDS_MAX}")));
     }
     let ids = selector.ids.iter().enumerate();
     let ids = ids.map(|(at, id)| dead_letter_id(&format!("selector.ids[{at}]"), id));
-    let job = (!selector.job_id.is_empty()).then(|| job_id("selector.job_id", &selector.job_id));
+    let job = (!selector.job_id.is_empty()).then(|| find("selector.job_id", &selector.job_id));
     Ok(DeadLetterSelector {
         ids: ids.collect::<Result<_, _>>()?,
         job: job.transpose()?,

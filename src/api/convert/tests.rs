@@ -4,8 +4,8 @@ use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 
 use super::*;
-use crate::ingest::{RawManifest, Source};
-use crate::model::{
+use crate::ingest::{NewRecord, RawManifest, Source};
+use crate::model::{Refusal, 
     ControlChange, DeadLetter, DeadLetterId, DeadLetterSelector, Failure, FailureCode, Header, Job, JobId, JobType,
     LogRecord, Manifest, NewLog, ProxyHint, RefusalCode, Resource, StorageHint, StorageLayout, StoredObject, Task,
     TaskIndex, TaskRef, TaskSpec, TaskState, Tenant,
@@ -111,10 +111,9 @@ proptest! {
     #[test]
     fn a_log_line_read_back_and_appended_again_is_the_same(entry in new_log_entry(), offset in any::<u64>()) {
         let job = JobId::first_at_ms(77);
-        let record = log_record(LogRecord { job, offset, stream: LogStream::Job, entry: entry.clone(), chunk: Default::default() });
+        let record = log_record(LogRecord { job, offset, stream: LogStream::Job, entry: entry.clone(), chunk: Default::default() }, &job.to_string());
         prop_assert_eq!(record.offset, offset);
-        let append = pb::AppendLogsRequest { job_id: record.job_id.clone(), records: vec![record] };
-        prop_assert_eq!(new_logs(append).unwrap(), (job, vec![entry]));
+        prop_assert_eq!(new_records(vec![record]).unwrap(), vec![NewRecord::Line(entry)]);
     }
 
     #[test]
@@ -129,10 +128,15 @@ proptest! {
             ids: ids.iter().map(ToString::to_string).collect(),
             job_id: if with_job { job.to_string() } else { String::new() },
             code_prefix: code_prefix.clone(), host: host.clone(), before_ms, max, dry_run, confirm_all,
-        })).unwrap();
+        }), own_id).unwrap();
         let job = with_job.then_some(job);
         prop_assert_eq!(heard, DeadLetterSelector { ids, job, code_prefix, host, before_ms, max, dry_run, confirm_all });
     }
+}
+
+/// Where every id is one of ours.
+fn own_id(path: &str, text: &str) -> Result<JobId, Refusal> {
+    text.parse().map_err(|_| Refusal::invalid(path, "is not a job id"))
 }
 
 #[test]
@@ -268,22 +272,26 @@ fn a_dead_letter_tells_why_without_credentials() {
 }
 
 #[test]
-fn output_of_running_jobs_is_refused_with_a_clear_code() {
-    let job_id = JobId::first_at_ms(1).to_string();
-    let line = |record| new_logs(pb::AppendLogsRequest { job_id: job_id.clone(), records: vec![record] }).unwrap_err();
-    let stdout = pb::LogRecord { stream: pb::LogStream::Stdout.into(), ..Default::default() };
-    assert_eq!(line(stdout).code, RefusalCode::Unimplemented);
-    let chunk = pb::LogRecord { content: Some(pb::log_record::Content::Chunk(vec![1])), ..Default::default() };
-    assert_eq!(line(chunk).code, RefusalCode::Unimplemented);
-    assert_eq!(line(pb::LogRecord::default()).violations[0].path, "records[0].message");
-    assert_eq!(line(pb::LogRecord { stream: 9, ..Default::default() }).violations[0].path, "records[0].stream");
-}
+fn a_piece_of_output_is_taken_and_one_in_the_wrong_place_is_named() {
+    use pb::log_record::Content;
 
-#[test]
-fn an_id_that_is_a_path_is_refused_by_name() {
-    for bad in ["", "../x", "0190ABCD-0000-7000-8000-000000000000", "a\0"] {
-        let refusal = job_id("job_id", bad).unwrap_err();
-        assert_eq!((refusal.code, refusal.violations[0].path.as_str()), (RefusalCode::InvalidPayload, "job_id"));
+    let record =
+        |stream: pb::LogStream, content| pb::LogRecord { stream: stream.into(), content, ..Default::default() };
+    let bytes = || Some(Content::Chunk(vec![0, 255]));
+    let text = || Some(Content::Message("m".to_owned()));
+    let taken = new_records(vec![record(pb::LogStream::Stderr, bytes()), record(pb::LogStream::Job, text())]).unwrap();
+    let label = NewLog { message: "m".to_owned(), ..NewLog::default() };
+    let chunk = NewRecord::Chunk { stream: LogStream::Stderr, label: NewLog::default(), chunk: vec![0, 255].into() };
+    assert_eq!(taken, [chunk, NewRecord::Line(label)]);
+    for (wrong, path) in [
+        (record(pb::LogStream::Stdout, text()), "records[0].message"),
+        (record(pb::LogStream::Stdout, None), "records[0].chunk"),
+        (record(pb::LogStream::Job, bytes()), "records[0].chunk"),
+        (record(pb::LogStream::Job, None), "records[0].message"),
+        (pb::LogRecord { stream: 9, ..Default::default() }, "records[0].stream"),
+    ] {
+        let refusal = new_records(vec![wrong]).unwrap_err();
+        assert_eq!((refusal.code, refusal.violations[0].path.as_str()), (RefusalCode::InvalidPayload, path));
     }
 }
 
@@ -305,7 +313,7 @@ fn a_failure_code_of_the_clients_own_is_kept() {
             last_error_message: "exit 3".into(),
             ..Default::default()
         };
-        status_update(pb::UpdateJobStatusRequest { status: Some(status), expected_revision: 0 }, 50)
+        status_update(pb::UpdateJobStatusRequest { status: Some(status), expected_revision: 0 }, 50, own_id)
     };
     let own = update("EXIT_3").unwrap();
     let failure = own.failure.unwrap();
@@ -338,8 +346,8 @@ fn a_page_of_long_lines_is_cut_into_messages_every_client_takes() {
         entry: entry.clone(),
         chunk: Default::default(),
     };
-    let page = crate::ledger::LogPage { records: (0..100).map(record).collect(), next_offset: 150, end: true };
-    let messages = log_messages(page);
+    let page = crate::ledger::LogPage { records: (0..100).map(record).collect(), next_offset: 150, end: true, behind: 0 };
+    let messages = log_messages(page, "j");
     assert!(messages.len() > 4);
     let mut expected = 0;
     for message in &messages {

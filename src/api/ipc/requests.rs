@@ -9,7 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::Server;
 use super::outbox::Outbox;
-use crate::api::{Api, answer, convert, errors};
+use crate::api::{Api, answer, append, convert, errors};
 use crate::model::Refusal;
 use crate::proto::fetchbox::v1::{self as pb, ipc_request, ipc_response};
 use crate::telemetry::{Counter, Metrics};
@@ -149,7 +149,7 @@ pub(super) fn rooms(api: Api) -> Work {
             None
         }
         ipc_request::Body::GetJob(get) => {
-            let found = convert::job_id("job_id", &get.job_id).and_then(|id| api.ledger.job(id));
+            let found = api.job_id("job_id", &get.job_id).and_then(|id| api.ledger.job(id));
             reply.to(Route::GetJob).send(found.map(|job| ipc_response::Body::Job(convert::job(&job))));
             None
         }
@@ -157,7 +157,7 @@ pub(super) fn rooms(api: Api) -> Work {
         ipc_request::Body::AppendLogs(append) => {
             let (api, reply) = (api.clone(), reply.to(Route::AppendLogs));
             Some(Box::pin(async move {
-                let answer = append_logs(&api, append).await;
+                let answer = append::append_logs(&api, append).await;
                 reply.send(answer.map(ipc_response::Body::AppendLogs));
             }))
         }
@@ -194,14 +194,8 @@ fn start_submit(api: &Arc<Api>, mut submit: pb::SubmitJobRequest, trace_parent: 
     }))
 }
 
-async fn append_logs(api: &Api, append: pb::AppendLogsRequest) -> Result<pb::AppendLogsResponse, Refusal> {
-    let (job, records) = convert::new_logs(append)?;
-    let count = convert::count(records.len());
-    let first_offset = api.ingest.append_logs(job, records).await?;
-    Ok(pb::AppendLogsResponse { first_offset, count })
-}
-
 async fn update_status(api: &Api, update: pb::UpdateJobStatusRequest) -> Result<pb::Ack, Refusal> {
-    let job = api.ingest.update_status(convert::status_update(update, api.clock.now_ms())?).await?;
+    let update = convert::status_update(update, api.clock.now_ms(), |path, text| api.job_id(path, text))?;
+    let job = api.ingest.update_status(update).await?;
     Ok(pb::Ack { revision: job.revision })
 }

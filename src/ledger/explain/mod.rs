@@ -10,7 +10,7 @@ mod words;
 use std::collections::BTreeMap;
 
 use super::scan::{EXAMINED_MAX, READ_ROWS_MAX};
-use super::{JobStory, LifeEvent, TaskStory, logs};
+use super::{JobStory, LifeEvent, TaskStory};
 use crate::model::{DeadLetterId, Job, JobId, LogLevel, LogRecord, Refusal, Task, TaskIndex, TaskRef, TaskState, Way};
 use crate::store::Reader;
 
@@ -18,6 +18,8 @@ use crate::store::Reader;
 const TASKS_MAX: usize = 100;
 /// The job's own log lines within its story.
 const LINES_MAX: usize = 100;
+/// Lines of one read. One may have 64 KiB: this bounds a read to 16 MiB.
+const OWN_LINES_READ: usize = 256;
 
 /// `storage_alarm`: why the object store takes nothing now; empty while it does.
 pub fn job(reader: &Reader, job: Job, storage_alarm: &str) -> Result<JobStory, Refusal> {
@@ -144,8 +146,8 @@ fn rank(task: &Task) -> Option<u8> {
 fn own_lines(reader: &Reader, job: &Job) -> Result<Vec<LogRecord>, Refusal> {
     let from = job.log_count.saturating_sub(READ_ROWS_MAX as u64);
     let mut lines = Vec::new();
-    for start in (from..job.log_count).step_by(logs::READ_ROWS) {
-        lines.extend(reader.logs(job.id, start, logs::READ_ROWS)?);
+    for start in (from..job.log_count).step_by(OWN_LINES_READ) {
+        lines.extend(reader.logs(job.id, start, OWN_LINES_READ)?);
     }
     lines.retain(|line| line.entry.resource_id.is_empty() && line.entry.level >= LogLevel::Info);
     // Where old lines were deleted two reads overlap.

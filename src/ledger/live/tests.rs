@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use super::*;
 use crate::ledger::logs::tests::record;
 use crate::model::{JobState, LogLevel};
+use crate::store::{LogSlice, OutputLimit};
 
 const ID: JobId = JobId::MIN;
 
@@ -20,6 +21,8 @@ struct Fake {
 struct World {
     job: Option<Job>,
     kept_from: u64,
+    /// Offsets from here on are counted, but cannot be read yet.
+    visible: u64,
     script: Vec<Change>,
 }
 
@@ -43,7 +46,7 @@ impl Fake {
     fn new(log_count: u64, script: &[Change]) -> Self {
         let job = Some(Job { log_count, ..crate::ledger::explain::tests::job(2) });
         let script = script.iter().rev().copied().collect();
-        Self { world: Arc::new(Mutex::new(World { job, kept_from: 0, script })), ring: watch::channel(0).0 }
+        Self { world: Arc::new(Mutex::new(World { job, kept_from: 0, visible: u64::MAX, script })), ring: watch::channel(0).0 }
     }
 
     fn change(&self, change: Change) {
@@ -61,9 +64,7 @@ impl Fake {
     }
 }
 
-impl Source for Fake {
-    type Wake = FakeWake;
-
+impl Records for Fake {
     fn job(&self, _: JobId) -> Result<Option<Job>, Refusal> {
         let job = self.world.lock().unwrap().job.clone();
         let next = self.world.lock().unwrap().script.pop();
@@ -73,11 +74,26 @@ impl Source for Fake {
         Ok(job)
     }
 
-    fn logs(&self, _: JobId, from: u64, rows: usize) -> Result<Vec<LogRecord>, Refusal> {
+    fn slice(&self, _: JobId, from: u64, limit: OutputLimit, _: &Filter) -> Result<(LogSlice, usize), Refusal> {
         let world = self.world.lock().unwrap();
-        let until = world.job.as_ref().map_or(0, |job| job.log_count);
-        Ok((from.max(world.kept_from)..until).take(rows).map(record).collect())
+        let count = world.job.as_ref().map_or(0, |job| job.log_count);
+        let until = count.min(world.visible);
+        let records: Vec<LogRecord> = (from.max(world.kept_from)..until).take(limit.rows).map(record).collect();
+        let next = if records.len() < limit.rows { until } else { records[records.len() - 1].offset + 1 };
+        Ok((LogSlice { records, next: next.max(from), end: next >= until }, 0))
     }
+
+    fn block_before(&self, _: JobId, _: u64, _: &Filter) -> Result<Option<(u64, u64, bool)>, Refusal> {
+        Ok(None)
+    }
+
+    fn kept_from(&self, _: JobId) -> Result<u64, Refusal> {
+        Ok(self.world.lock().unwrap().kept_from)
+    }
+}
+
+impl Source for Fake {
+    type Wake = FakeWake;
 
     fn wake(&self, _: JobId) -> FakeWake {
         FakeWake(self.ring.subscribe())
@@ -89,7 +105,7 @@ fn all_levels() -> LogQuery {
 }
 
 async fn offsets(fake: Fake, query: LogQuery) -> Vec<u64> {
-    let pages: Vec<_> = follow(fake, ID, query).collect().await;
+    let pages: Vec<_> = follow(fake, ID, query, Followers::new()).collect().await;
     pages.into_iter().flat_map(|page| page.unwrap().records).map(|record| record.offset).collect()
 }
 
@@ -117,6 +133,32 @@ async fn a_follow_of_a_job_that_ended_ends() {
 }
 
 #[tokio::test]
+async fn a_line_that_is_counted_before_it_can_be_read_is_not_passed_over() {
+    let fake = Fake::new(10, &[]);
+    fake.world.lock().unwrap().visible = 8;
+    fake.change(End);
+    let heard = tokio::spawn(offsets(fake.clone(), all_levels()));
+    while fake.ring.receiver_count() == 0 {
+        tokio::task::yield_now().await;
+    }
+    fake.world.lock().unwrap().visible = 10;
+    fake.change(Touch);
+    assert_eq!(heard.await.unwrap(), (0..10).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_slow_reader_is_told_what_it_has_not_seen() {
+    let fake = Fake::new(300, &[]);
+    let mut pages = follow(fake.clone(), ID, LogQuery { limit: 100, ..all_levels() }, Followers::new());
+    let mut behind = Vec::new();
+    for _ in 0..3 {
+        behind.push(pages.next().await.unwrap().unwrap().behind);
+        fake.change(Append(50));
+    }
+    assert_eq!(behind, [200, 150, 100]);
+}
+
+#[tokio::test]
 async fn a_follow_with_a_filter_or_with_deleted_lines_ends_as_well() {
     let fake = Fake::new(10, &[Append(5), End]);
     assert!(offsets(fake, LogQuery { text: "nowhere".into(), ..all_levels() }).await.is_empty());
@@ -140,13 +182,13 @@ async fn a_follow_from_the_tail_goes_on_where_the_tail_ended() {
 async fn a_long_search_tells_how_far_it_is() {
     let fake = Fake::new(25_000, &[End]);
     let query = LogQuery { text: "nowhere".into(), ..all_levels() };
-    let pages: Vec<_> = follow(fake, ID, query).map(|page| page.unwrap().next_offset).collect().await;
+    let pages: Vec<_> = follow(fake, ID, query, Followers::new()).map(|page| page.unwrap().next_offset).collect().await;
     assert_eq!(pages.len(), 2, "{pages:?}");
 }
 
 #[tokio::test]
 async fn a_deleted_job_ends_its_streams_with_not_found() {
-    let pages: Vec<_> = follow(Fake::new(1, &[Touch, Delete]), ID, all_levels()).collect().await;
+    let pages: Vec<_> = follow(Fake::new(1, &[Touch, Delete]), ID, all_levels(), Followers::new()).collect().await;
     assert_eq!(pages.last().unwrap().as_ref().unwrap_err().code, RefusalCode::NotFound);
     let jobs: Vec<_> = watch(Fake::new(1, &[Touch, Delete]), ID, 0).collect().await;
     assert_eq!(jobs.last().unwrap().as_ref().unwrap_err().code, RefusalCode::NotFound);

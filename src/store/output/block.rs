@@ -7,6 +7,7 @@
 use bytes::Bytes;
 use prost::Message;
 
+use super::edges::{self, Edges};
 use super::pack::{pack, unpack};
 use super::{TextFilter, codec};
 use crate::model::{JobId, LogStream, OutputKind, OutputRecord, Refusal};
@@ -37,6 +38,8 @@ pub struct BlockHead {
     pub open_streams: u8,
     /// What text the data may contain; of logs.
     pub filter: TextFilter,
+    /// How standard output and standard error enter and leave it; of logs.
+    pub edges: Edges,
     pub(super) body_bytes: u64,
     pub(in crate::store) parts: u16,
 }
@@ -71,6 +74,8 @@ struct HeadRow {
     parts: u32,
     #[prost(uint32, tag = "11")]
     open_streams: u32,
+    #[prost(message, repeated, tag = "12")]
+    edges: Vec<edges::EdgeRow>,
 }
 
 /// What stands in front of a block's first part, behind its own length.
@@ -156,6 +161,7 @@ fn head_row(kind: OutputKind, records: &[OutputRecord], front: &Front, parts: &[
     row.records = counts.to_vec();
     if kind == OutputKind::Log {
         row.filter = TextFilter::of(records).into_bytes();
+        row.edges = edges::to_rows(&edges::edges_of(records));
     }
     Some(row)
 }
@@ -211,6 +217,7 @@ pub fn read_head(key: &[u8], value: &[u8]) -> Result<BlockHead, Refusal> {
         last_sequence: row.last_sequence,
         open_streams: u8::try_from(row.open_streams).unwrap_or(u8::MAX),
         filter: TextFilter::from_bytes(row.filter),
+        edges: edges::from_rows(row.edges),
         body_bytes: row.body_bytes,
         parts,
     })
@@ -255,9 +262,7 @@ mod tests {
     fn a_lost_head_comes_back_from_the_block_alone() {
         let job = JobId::from_bytes([1; 16]);
         let records: Vec<OutputRecord> = (0..300)
-            .map(|n| {
-                record(40 + n * 2, if n % 2 == 0 { LogStream::Stdout } else { LogStream::Stderr }, b"a line of it\n")
-            })
+            .map(|n| record(40 + n * 2, if n % 2 == 0 { LogStream::Stdout } else { LogStream::Stderr }, b"a line of it\n"))
             .collect();
         let rows = build(job, OutputKind::Log, &records, None, 2, 1).unwrap();
         let parts: Vec<&[u8]> = rows[1..].iter().map(|(_, value)| value.as_slice()).collect();

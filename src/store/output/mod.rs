@@ -11,19 +11,23 @@
 mod batch;
 mod block;
 mod codec;
+mod edges;
 mod filter;
 mod pack;
 mod recover;
 mod rollup;
+mod sample;
 mod tails;
 
 use serde::{Deserialize, Serialize};
 
 pub use batch::OutputBatch;
 pub use block::BlockHead;
+pub use edges::{Edge, Edges, edge_index, edges_of};
 pub use filter::TextFilter;
 pub use recover::{recover, sealed_end};
-pub use rollup::{Rollup, recompute as recompute_rollups};
+pub use rollup::{RESOLUTIONS_S as ROLLUPS_S, Rollup, recompute as recompute_rollups};
+pub use sample::{sample, time_of as sample_time};
 pub use tails::{Chunk, Done, Due, Tail, Tails};
 
 pub(super) use batch::{BatchRow, Committed, PieceRow, batch_keys, read_batches};
