@@ -20,6 +20,7 @@ mod limits;
 mod lives;
 mod metrics;
 mod output_in;
+mod output_query;
 mod polite;
 mod proxies;
 mod story;

@@ -297,7 +297,7 @@ impl Core {
             self.tails.settled();
         }
         for (job, kind) in tx.forgotten.drain(..) {
-            self.tails.sealed(&self.tails.of_job(job, kind));
+            self.tails.forget(job, kind);
         }
         self.published.note_ready(&tx.readied);
         self.published.publish(sequence, self.tally, tx.controls.take(), &tx.touched, tx.queue_moved);

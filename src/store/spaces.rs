@@ -75,6 +75,16 @@ impl Spaces {
         (tables, self.database.journal_disk_space().unwrap_or(0))
     }
 
+    /// Lets what is in memory be written to tables, without waiting for it.
+    pub fn write_tables(&self) -> Result<(), String> {
+        Space::ALL.into_iter().try_for_each(|space| self.write_table(space))
+    }
+
+    /// The same of one keyspace.
+    pub fn write_table(&self, space: Space) -> Result<(), String> {
+        self.keyspace(space).rotate_memtable().map(drop).map_err(|error| format!("{}: {error}", space.name()))
+    }
+
     /// Writes everything to tables and merges them, so that deleted rows give their space back.
     pub fn compact(&self) -> Result<(), Refusal> {
         for space in Space::ALL {

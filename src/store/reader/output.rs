@@ -9,7 +9,7 @@ use super::{Reader, key_of};
 use crate::model::{JobId, JobName, LogRecord, NewLog, OutputKind, OutputRecord, Refusal};
 use crate::store::keys::{self, Family, Space};
 use crate::store::output::{BlockHead, Tail, read_block, read_head};
-use crate::store::records::NameRow;
+use crate::store::records::{NameRow, damaged};
 
 /// What one read may give: it ends at the first of the two that is reached, but gives at least one record where there is one.
 #[derive(Debug, Clone, Copy)]
@@ -35,8 +35,12 @@ pub struct LogSlice {
     pub end: bool,
 }
 
+/// Own lines read at a time: at most 16 MiB.
+const LINES: usize = 256;
 /// Block heads read at a time.
 const HEADS: usize = 64;
+/// Times that one block is replaced while it is read: each takes a commit, and a read far less.
+const REPLACED_MAX: usize = 16;
 
 impl Reader {
     /// The job of this id, or the one that another program calls so.
@@ -106,25 +110,28 @@ impl Reader {
         self.spaces.range(Space::Output, from, until).take(rows).map(head).collect()
     }
 
-    /// The records of a block: empty when it is gone meanwhile. One that grew since its head was read is read with its new head.
+    /// The records of a block: empty when it is gone meanwhile. One that grew since its head was read is read with its new head; then
+    /// records may follow that the head does not know of.
     pub fn block(&self, head: &BlockHead) -> Result<Vec<OutputRecord>, Refusal> {
-        let get = |key: &keys::Key| Ok(self.spaces.get(key)?.map(|value| bytes::Bytes::copy_from_slice(&value)));
-        match read_block(head, get) {
-            Ok(records) => Ok(records.unwrap_or_default()),
-            Err(refusal) => {
-                let key = keys::block_head(head.job, head.kind, head.first);
-                match self.spaces.get(&key)? {
-                    None => Ok(Vec::new()),
-                    Some(value) => {
-                        let now = read_head(&key.bytes, &value)?;
-                        if now == *head {
-                            return Err(refusal);
-                        }
-                        Ok(read_block(&now, get)?.unwrap_or_default())
-                    }
-                }
+        let mut head = head.clone();
+        let mut read = read_block(&head, |key| self.spaces.get(key));
+        for _ in 0..REPLACED_MAX {
+            if let Ok(Some(records)) = read {
+                return Ok(records);
             }
+            // Replaced between its head and its parts, or gone.
+            let key = keys::block_head(head.job, head.kind, head.first);
+            let Some(value) = self.spaces.get(&key)? else { return Ok(Vec::new()) };
+            let now = read_head(&key.bytes, &value)?;
+            let same = now == head;
+            head = now;
+            let again = read_block(&head, |key| self.spaces.get(key));
+            if same && again.is_err() {
+                return Err(again.err().unwrap_or_else(|| damaged("a block")));
+            }
+            read = again;
         }
+        read?.ok_or_else(|| damaged(format!("block {} of {} of job {}", head.first, head.kind.name(), head.job)))
     }
 
     /// Records with ordinals from `from` on, in order. `want` false passes a block over unread.
@@ -186,6 +193,23 @@ impl Reader {
         Ok(slice)
     }
 
+    /// The job's own lines from `from` on, and whether the limit ended them.
+    fn lines_of(&self, id: JobId, from: u64, limit: OutputLimit) -> Result<(Vec<LogRecord>, bool), Refusal> {
+        let (mut lines, mut bytes, mut next) = (Vec::new(), 0, from);
+        while lines.len() < limit.rows && bytes < limit.bytes {
+            let rows = (limit.rows - lines.len()).min(LINES);
+            let read = self.logs(id, next, rows)?;
+            let is_last = read.len() < rows;
+            bytes += read.iter().map(|line| 128 + line.entry.message.len()).sum::<usize>();
+            next = read.last().map_or(next, |line| line.offset + 1);
+            lines.extend(read);
+            if is_last {
+                return Ok((lines, false));
+            }
+        }
+        Ok((lines, true))
+    }
+
     /// Records of the job's one sequence, its own lines and its output together, with offsets from `from` on. `want` false passes a
     /// block of output over unread.
     ///
@@ -202,12 +226,12 @@ impl Reader {
         let (tail, pending) = self.tails.logs(id);
         let visible = pending.map_or(count, |pending| pending.min(count));
         let output = self.output_of(id, OutputKind::Log, &tail, from, limit, want)?;
-        let lines = self.logs(id, from, limit.rows)?;
+        let (lines, is_cut) = self.lines_of(id, from, limit)?;
         let mut horizon = visible;
         if !output.end {
             horizon = horizon.min(output.next);
         }
-        if lines.len() == limit.rows {
+        if is_cut {
             horizon = horizon.min(lines.last().map_or(from, |line| line.offset + 1));
         }
         let mut records: Vec<LogRecord> =
