@@ -302,12 +302,12 @@ async fn a_reader_that_does_not_read_costs_the_daemon_little_and_loses_nothing()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_another_program_named_is_called_so_at_every_door() {
-    use crate::harness::joblet::{self, Sender, framed};
+    use crate::harness::joblet::{self, Sender};
     let host = Host::start(outside).await;
     let client = host.client().await;
     let name = "0f8fad5b-d9cb-469f-a165-70867728950e";
     let mut sender = Sender::connect(host.joblet_path()).await;
-    sender.send(&framed(&joblet::chunk(name, false, 0, "hello needle\n"))).await;
+    sender.send(&joblet::chunk(name, false, 0, "hello needle\n")).await;
     let known = || {
         let client = client.clone();
         async move {
