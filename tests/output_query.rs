@@ -71,7 +71,8 @@ async fn page(client: &Client, request: pb::QueryLogsRequest) -> Vec<pb::LogReco
 fn whole(records: &[pb::LogRecord], count: usize) {
     let offsets: Vec<u64> = records.iter().map(|record| record.offset).collect();
     assert_eq!(offsets, (0..records.len() as u64).collect::<Vec<_>>());
-    let ours: Vec<Vec<u8>> = records.iter().map(said).filter(|text| text.starts_with(b"line ") || text.starts_with(b"own ")).collect();
+    let ours: Vec<Vec<u8>> =
+        records.iter().map(said).filter(|text| text.starts_with(b"line ") || text.starts_with(b"own ")).collect();
     assert_eq!(ours.len(), count);
     for (at, text) in ours.into_iter().enumerate() {
         assert_eq!(text, said(&line(at)), "record {at}");
@@ -155,10 +156,16 @@ async fn the_end_of_a_long_log_a_level_a_stream_a_text_are_what_a_full_read_show
     whole(&all, 20_000);
     let tail = page(&client, pb::QueryLogsRequest { tail: 1_000, ..query(&job_id) }).await;
     assert_eq!(tail, all[all.len() - 1_000..]);
-    for (text, regex, ignore_case) in [("line 77", "", false), ("LINE 77", "", true), ("", r"(line|own) \d*97\b", false)] {
+    for (text, regex, ignore_case) in
+        [("line 77", "", false), ("LINE 77", "", true), ("", r"(line|own) \d*97\b", false)]
+    {
         let wanted = all.iter().filter(|record| {
             let text = String::from_utf8(said(record)).unwrap();
-            if regex.is_empty() { text.contains("line 77") } else { text.split(' ').nth(1).is_some_and(|n| n.ends_with("97")) }
+            if regex.is_empty() {
+                text.contains("line 77")
+            } else {
+                text.split(' ').nth(1).is_some_and(|n| n.ends_with("97"))
+            }
         });
         let wanted: Vec<_> = wanted.cloned().collect();
         let request = || pb::QueryLogsRequest { text: text.into(), regex: regex.into(), ignore_case, ..query(&job_id) };
@@ -182,8 +189,11 @@ async fn a_search_over_jobs_gives_every_line_once_newest_job_first() {
     for number in 0..6 {
         let job_id = job(&client).await;
         for part in 0..10 {
-            let text = |at: usize| format!("{number} said {at}\nhay that fills a block with some more words {number}{at}{part}\nnee");
-            let mut records: Vec<_> = (0..100).map(|at| chunk(pb::LogStream::Stdout, format!("{}dle\n", text(at)))).collect();
+            let text = |at: usize| {
+                format!("{number} said {at}\nhay that fills a block with some more words {number}{at}{part}\nnee")
+            };
+            let mut records: Vec<_> =
+                (0..100).map(|at| chunk(pb::LogStream::Stdout, format!("{}dle\n", text(at)))).collect();
             records.push(chunk(pb::LogStream::Stderr, "NEEDLE in two p"));
             records.push(chunk(pb::LogStream::Stdout, "nothing\n"));
             records.push(chunk(pb::LogStream::Stderr, "ieces\nlast"));
@@ -212,9 +222,12 @@ async fn a_search_over_jobs_gives_every_line_once_newest_job_first() {
     assert!(order.windows(2).all(|pair| pair[0] >= pair[1]));
     let places: BTreeSet<(&str, u64)> = hits.iter().map(|hit| (hit.job_id.as_str(), hit.offset)).collect();
     assert_eq!(places.len(), 6_000, "each once");
-    let (hits, _) = search(pb::SearchLogsRequest { job_ids: vec![jobs[2].clone()], limit: 10_000, ..text("two pieces") }).await;
+    let (hits, _) =
+        search(pb::SearchLogsRequest { job_ids: vec![jobs[2].clone()], limit: 10_000, ..text("two pieces") }).await;
     assert_eq!(hits.len(), 10);
-    assert!(hits.iter().all(|hit| hit.line.ends_with(b"NEEDLE in two pieces") && hit.stream() == pb::LogStream::Stderr));
+    assert!(
+        hits.iter().all(|hit| hit.line.ends_with(b"NEEDLE in two pieces") && hit.stream() == pb::LogStream::Stderr)
+    );
     let regex = pb::SearchLogsRequest { regex: r"^\d said 4[27]$".to_owned(), limit: 10_000, ..Default::default() };
     assert_eq!(search(regex).await.0.len(), 120);
 }
