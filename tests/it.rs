@@ -24,6 +24,7 @@ mod output_in;
 mod output_kept;
 mod persist_mode;
 mod persist_service;
+mod output_query;
 mod polite;
 mod proxies;
 mod story;
