@@ -276,7 +276,7 @@ impl Door {
         let count = convert::count(records.len());
         // The largest request takes tens of milliseconds to copy.
         let name = job_uuid.clone();
-        let converted = tokio::task::spawn_blocking(move || convert::new_output(&name, records)).await;
+        let converted = tokio::task::spawn_blocking(move || convert::new_outputs(&name, records)).await;
         let records = converted.unwrap_or_else(|error| Err(Refusal::new(RefusalCode::Internal, error.to_string())))?;
         let job = if create {
             self.api.ingest.open_job(&job_uuid).await?

@@ -173,7 +173,7 @@ struct Head {
     sequence: u64,
 }
 
-pub(crate) fn new_output(job: &str, records: Vec<pp::OutputRecord>) -> Result<Vec<NewOutput>, Refusal> {
+pub(crate) fn new_outputs(job: &str, records: Vec<pp::OutputRecord>) -> Result<Vec<NewOutput>, Refusal> {
     if records.len() > APPEND_MAX {
         return Err(Refusal::invalid("records", format!("at most {APPEND_MAX}, these are {}", records.len())));
     }
