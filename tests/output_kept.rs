@@ -7,12 +7,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use fetchbox::model::{
-    JobId, JobName, JobState, LogStream, NewLog, NewOutput, OutputKind, OutputShare, Tenant,
-};
+use fastrand::Rng;
+use fetchbox::model::{JobId, JobName, JobState, LogStream, NewLog, NewOutput, OutputKind, OutputShare, Tenant};
 use fetchbox::store::{self, NamedJob, OutputBatch, OutputLimit, Reader, StatusChange, Store};
 use fetchbox::telemetry::Metrics;
-use fastrand::Rng;
 use futures_util::TryStreamExt as _;
 
 use super::harness::host::Host;
@@ -140,8 +138,7 @@ async fn pair(store: &Store, rng: &mut Rng, n: usize, records: u64) -> Vec<Kept>
         for job in &jobs {
             let state = Some([JobState::Completed, JobState::Failed, JobState::Canceled][rng.usize(0..3)]);
             let (phase, failure) = (None, None);
-            let change =
-                StatusChange { job: job.id, state, phase, failure, expected_revision: None, now_ms: heard_ms };
+            let change = StatusChange { job: job.id, state, phase, failure, expected_revision: None, now_ms: heard_ms };
             store.update_status(change).await.unwrap();
         }
     }
@@ -181,13 +178,16 @@ async fn cleanup(host: &Host, request: pb::CleanupOldDataRequest) -> pb::Cleanup
     let client = host.client().await;
     let dry = client.cleanup_old_data(pb::CleanupOldDataRequest { dry_run: true, ..request.clone() }).await.unwrap();
     let real = client.cleanup_old_data(request.clone()).await.unwrap();
-    let timeless = |answer: &pb::CleanupOldDataResponse| pb::CleanupOldDataResponse { duration_ms: 0, ..answer.clone() };
+    let timeless =
+        |answer: &pb::CleanupOldDataResponse| pb::CleanupOldDataResponse { duration_ms: 0, ..answer.clone() };
     assert_eq!(timeless(&dry), timeless(&real), "{request:?}");
     real
 }
 
 /// Every record that is there, counted one by one.
 fn recount(dir: &Path, jobs: &[Kept]) {
+    let report = store::check(dir).unwrap();
+    assert!(report.problems.is_empty(), "{:?}", report.problems);
     with_store(dir, async |_, reader| {
         let limit = OutputLimit { rows: usize::MAX, bytes: usize::MAX };
         for job in jobs {
@@ -292,7 +292,10 @@ async fn the_sweep_ends_what_nobody_ends_and_deletes_by_age_without_being_asked(
     eventually("the sweep", async || {
         let answer = client.list_jobs(pb::ListJobsRequest { page_size: 1_000, ..Default::default() }).await.unwrap();
         let ended = silent.iter().all(|job| {
-            answer.jobs.iter().any(|found| found.phase == "no output for 24 h" && found.job_id.contains(&job.id.to_string()))
+            answer
+                .jobs
+                .iter()
+                .any(|found| found.phase == "no output for 24 h" && found.job_id.contains(&job.id.to_string()))
                 || answer.jobs.iter().filter(|found| found.phase == "no output for 24 h").count() == silent.len()
         });
         (answer.jobs.len() == jobs.len() - gone && ended).then_some(())
@@ -301,7 +304,8 @@ async fn the_sweep_ends_what_nobody_ends_and_deletes_by_age_without_being_asked(
     // One more pass has gone through every kind when this one has ended.
     let nothing = pb::CleanupOldDataRequest::default();
     eventually("the kinds", async || {
-        let dry = client.cleanup_old_data(pb::CleanupOldDataRequest { dry_run: true, ..nothing.clone() }).await.unwrap();
+        let dry =
+            client.cleanup_old_data(pb::CleanupOldDataRequest { dry_run: true, ..nothing.clone() }).await.unwrap();
         positive(dry.deleted).is_empty().then_some(())
     })
     .await;
@@ -350,7 +354,8 @@ async fn the_disk_has_its_room_back_soon_after_a_cleanup_and_queries_stay_right_
             for n in 0..100 {
                 let job = open_job(store, format!("old-{n}"), at_ms).await;
                 for begin in (0..each).step_by(500) {
-                    let records = (begin..each.min(begin + 500)).map(|_| record(&mut rng, OutputKind::Log, 400)).collect();
+                    let records =
+                        (begin..each.min(begin + 500)).map(|_| record(&mut rng, OutputKind::Log, 400)).collect();
                     append(store, &[OutputShare { job, records }], at_ms).await;
                     while !store.wait_for_output_room(Duration::from_secs(1)) {}
                 }
@@ -365,7 +370,12 @@ async fn the_disk_has_its_room_back_soon_after_a_cleanup_and_queries_stay_right_
                 store.update_status(change).await.unwrap();
             }
             let running = open_job(store, "running".to_owned(), now_ms()).await;
-            append(store, &[OutputShare { job: running, records: vec![record(&mut rng, OutputKind::Log, 400); 99] }], now_ms()).await;
+            append(
+                store,
+                &[OutputShare { job: running, records: vec![record(&mut rng, OutputKind::Log, 400); 99] }],
+                now_ms(),
+            )
+            .await;
             say(store, running, now_ms(), 100).await;
             running
         });

@@ -74,6 +74,11 @@ impl Sweeper {
         }
     }
 
+    #[cfg(test)]
+    pub async fn once(mut self) -> Result<(), Refusal> {
+        self.pass(&CancellationToken::new()).await
+    }
+
     async fn pass(&mut self, stop: &CancellationToken) -> Result<(), Refusal> {
         let now_ms = self.inner.clock.now_ms();
         // A clock that went back begins anew as well.

@@ -4,7 +4,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::model::{
-    DeadLetterSelector, Failure, FailureCode, Manifest, NewLog, Priority, StoredObject, TaskSpec, Tenant,
+    DeadLetterSelector, Failure, FailureCode, JobName, JobState, LogStream, Manifest, NewLog, NewOutput, OutputKind,
+    OutputShare, Priority, StoredObject, TaskSpec, Tenant,
 };
 use crate::store::{self, End, Idempotency, LeaseWant, NewJob, Settlement, StoreGuard, TenantKey};
 
@@ -21,6 +22,10 @@ struct Site {
 }
 
 fn site() -> Site {
+    site_with(Options::default()).0
+}
+
+fn site_with(options: Options) -> (Site, Sweeper) {
     let dir = tempfile::tempdir().unwrap();
     let opened = store::open(dir.path(), &store::Options::default(), Metrics::new()).unwrap();
     let root = dir.path().join("objects");
@@ -28,8 +33,8 @@ fn site() -> Site {
     let (store, reader) = (opened.store.clone(), opened.reader.clone());
     let clock = Clock::manual(NOW_MS);
     let parts = (store.clone(), reader.clone());
-    let (_, retention) = Retention::new(Options::default(), parts.0, parts.1, objects, clock, Metrics::new());
-    Site { _dir: dir, store, reader, retention, _guard: opened.guard }
+    let (sweeper, retention) = Retention::new(options, parts.0, parts.1, objects, clock, Metrics::new());
+    (Site { _dir: dir, store, reader, retention, _guard: opened.guard }, sweeper)
 }
 
 impl Site {
@@ -56,6 +61,44 @@ impl Site {
         let (send, wait) = tokio::sync::oneshot::channel();
         self.store.admit(job, move |result| send.send(result).unwrap());
         wait.await.unwrap().unwrap().job
+    }
+
+    /// A job that another program named and that put out 40 records of noise on that day.
+    async fn noisy(&self, name: &str, day: i64, ended: bool) -> JobId {
+        let now_ms = day * DAY_MS;
+        let job = crate::store::NamedJob {
+            name: JobName::parse(name).unwrap(),
+            id: JobId::first_at_ms(now_ms),
+            job_type: Default::default(),
+            tenant: Tenant::default(),
+            now_ms,
+        };
+        let id = self.store.open_named(vec![job]).await.unwrap()[0];
+        let record = || NewOutput {
+            kind: OutputKind::Log,
+            stream: LogStream::Stdout,
+            time_ns: 1,
+            sequence: 0,
+            label: None,
+            data: (0..4_000).map(|_| fastrand::u8(..)).collect::<Vec<u8>>().into(),
+        };
+        let shares = [OutputShare { job: id, records: (0..40).map(|_| record()).collect() }];
+        let (send, wait) = tokio::sync::oneshot::channel();
+        self.store.append_output(store::OutputBatch::new(&shares, now_ms), move |result| send.send(result).unwrap());
+        wait.await.unwrap().unwrap();
+        if ended {
+            let state = Some(JobState::Completed);
+            let (phase, failure, expected_revision) = (None, None, None);
+            let change = store::StatusChange { job: id, state, phase, failure, expected_revision, now_ms };
+            self.store.update_status(change).await.unwrap();
+        }
+        id
+    }
+
+    /// Records of output that are kept.
+    fn left(&self, id: JobId) -> u64 {
+        let (from, end) = self.reader.kept(id, OutputKind::Log).unwrap();
+        end - from
     }
 
     /// Runs everything that is ready: resources end as `end` says, manifests are stored.
@@ -200,4 +243,45 @@ fn a_batch_the_store_would_refuse_is_refused_at_start() {
     for batch in [0, 1_001] {
         assert!(Options { batch, ..Options::default() }.check().unwrap_err().starts_with("retention.batch"));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_beyond_its_cap_goes_from_the_oldest_ended_job_and_running_ones_keep_theirs() {
+    let (site, sweeper) = site_with(Options { output_bytes_max: 400_000, idle_hours: 0, ..Options::default() });
+    let running = site.noisy("running", 95, false).await;
+    let mut ended = Vec::new();
+    for day in 96..100 {
+        ended.push(site.noisy(&format!("job-{day}"), day, true).await);
+    }
+    // What is still in memory takes no place on the disk.
+    tokio::task::block_in_place(|| {
+        site.store.seal_now(&[&ended[..], &[running]].concat(), std::time::Duration::from_secs(60));
+        site.store.compact_output()
+    })
+    .unwrap();
+    sweeper.once().await.unwrap();
+    let left: Vec<u64> = ended.iter().map(|id| site.left(*id)).collect();
+    assert_eq!((site.left(running), left), (40, vec![0, 0, 0, 40]), "160 kB each, and one block each");
+    assert_eq!(site.reader.jobs_after(JobId::MIN, 10).unwrap().len(), 5, "no job goes for it");
+    let bytes = site.reader.sizes().keyspaces["output"];
+    assert!(bytes <= 400_000, "{bytes} bytes are left");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_of_another_program_is_deleted_running_and_its_name_is_free() {
+    let site = site();
+    let (a, ours) = (site.noisy("a", 99, false).await, site.admit(1, 10).await);
+    assert_eq!(site.retention.delete_output_job(ours).await.unwrap_err().code, RefusalCode::IllegalState);
+    site.retention.delete_output_job(a).await.unwrap();
+    assert_eq!(site.retention.delete_output_job(a).await.unwrap_err().code, RefusalCode::NotFound);
+    assert_eq!(site.reader.find_job("a").unwrap(), None);
+    assert!(!site.reader.has_tail(a) && site.reader.heads_after(None, 10).unwrap().is_empty());
+}
+
+#[test]
+fn a_schedule_that_means_nothing_is_refused_by_its_key() {
+    let bad = Options { schedule: "every night".into(), ..Options::default() };
+    assert!(bad.check().unwrap_err().starts_with("retention.schedule: "));
+    assert!(Options { schedule: "0 2 * * *".into(), ..Options::default() }.check().is_ok());
+    assert!(Options { disk_percent_max: 101, ..Options::default() }.check().unwrap_err().starts_with("retention.disk"));
 }

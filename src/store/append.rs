@@ -4,8 +4,8 @@
 
 use prost::Message as _;
 
-use super::output::{BatchRow, Chunk, Committed, OutputBatch, PART_BYTES, PieceRow};
-use crate::model::{JobId, JobName, JobState, JobType, Manifest, OutputKind, Priority, Refusal, Tenant};
+use super::output::{BatchRow, Chunk, Committed, OutputBatch, PieceRow, batch_keys};
+use crate::model::{JobId, JobName, JobState, JobType, Manifest, OutputKind, Priority, Refusal, RefusalCode, Tenant};
 use crate::store::keys::{self, Family};
 use crate::store::queue::{self, Admission};
 use crate::store::records::NameRow;
@@ -13,9 +13,10 @@ use crate::store::tx::Tx;
 use crate::store::{NewJob, records};
 
 /// Gives every piece its ordinals and puts the batch. For each piece the first ordinal, or NOT_FOUND where its job is gone: the others
-/// stand.
+/// stand. `number` is above those of all batches committed before: a start reads them in this order.
 pub fn append(tx: &mut Tx<'_>, number: u64, batch: OutputBatch) -> Result<Vec<Result<u64, Refusal>>, Refusal> {
     let OutputBatch { pieces, packed, now_ms } = batch;
+    let packed = packed?;
     let mut firsts = Vec::with_capacity(pieces.len());
     let mut rows = Vec::with_capacity(pieces.len());
     let mut chunks = Vec::with_capacity(pieces.len());
@@ -55,11 +56,15 @@ pub fn append(tx: &mut Tx<'_>, number: u64, batch: OutputBatch) -> Result<Vec<Re
         rows.push(row);
     }
     if !chunks.is_empty() {
-        let bytes = BatchRow { pieces: rows, packed }.encode_to_vec();
-        for (part, bytes) in bytes.chunks(PART_BYTES).enumerate() {
-            tx.put(keys::batch(number, u16::try_from(part).unwrap_or(u16::MAX)), bytes.to_vec());
+        let rows_below = u16::try_from(packed.len()).ok().and_then(|parts| parts.checked_add(1));
+        let count =
+            rows_below.ok_or_else(|| Refusal::new(RefusalCode::PayloadTooLarge, "an append of more than 512 GiB"))?;
+        let head = BatchRow { pieces: rows, parts: u32::from(count) - 1 };
+        let values = std::iter::once(head.encode_to_vec()).chain(packed);
+        for (key, value) in batch_keys(number, count).zip(values) {
+            tx.put(key, value);
         }
-        tx.output.push(Committed { batch: number, chunks });
+        tx.output.push(Committed { batch: number, rows: count, chunks });
     }
     Ok(firsts)
 }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::TenantKey;
+use super::check_output::OutputWalk;
 use super::keys::{Family, Fields, Space};
 use super::mark::MarkFile;
 use super::open::{OpenError, Options, open_database, recover};
@@ -35,7 +36,7 @@ pub struct CheckReport {
 }
 
 impl CheckReport {
-    fn problem(&mut self, text: impl Into<String>) {
+    pub(super) fn problem(&mut self, text: impl Into<String>) {
         self.problem_count += 1;
         if self.problems.len() < PROBLEMS_MAX {
             self.problems.push(text.into());
@@ -116,10 +117,12 @@ struct Walk {
     dead: BTreeSet<(i64, TaskRef)>,
     ready: BTreeSet<JobId>,
     uploads: BTreeSet<(TaskRef, u64)>,
+    /// None: the jobs' output is not looked at.
+    output: Option<OutputWalk>,
 }
 
 fn walk(spaces: &Spaces, counted: &Tally, report: &mut CheckReport) {
-    let mut seen = Walk::default();
+    let mut seen = Walk { output: Some(OutputWalk::default()), ..Walk::default() };
     for space in Space::ALL {
         for row in spaces.range(space, &[0], &[u8::MAX]) {
             let outcome = row.and_then(|(key, value)| see(&mut seen, spaces, report, &key, &value));
@@ -132,6 +135,9 @@ fn walk(spaces: &Spaces, counted: &Tally, report: &mut CheckReport) {
         }
     }
     compare(&seen, counted, report);
+    if let Some(output) = seen.output {
+        output.finish(spaces, report);
+    }
 }
 
 fn see(seen: &mut Walk, spaces: &Spaces, report: &mut CheckReport, key: &[u8], value: &[u8]) -> Result<(), Refusal> {
@@ -196,8 +202,13 @@ fn see(seen: &mut Walk, spaces: &Spaces, report: &mut CheckReport, key: &[u8], v
                 report.problem(format!("part {index} of task {task} belongs to no upload"));
             }
         }
-        // Deep checks of output: see the output room.
-        Family::Name | Family::Batch | Family::BlockHead | Family::Block | Family::Rollup => {}
+        Family::Name => seen.output.as_ref().map_or(Ok(()), |output| output.see_name(spaces, report, key, value))?,
+        Family::BlockHead => {
+            seen.output.as_mut().map_or(Ok(()), |output| output.see_head(spaces, report, key, value))?
+        }
+        Family::Block => seen.output.as_ref().map_or(Ok(()), |output| output.see_block(report, key))?,
+        // Batches are read when everything else has been seen.
+        Family::Batch | Family::Rollup => {}
         Family::Source => drop(records::decode::<SourceRow>("source", value)?.into_source()?),
         Family::Mark | Family::Owed | Family::Failure | Family::Controls => {}
     }
@@ -215,8 +226,8 @@ fn see_job(seen: &mut Walk, spaces: &Spaces, report: &mut CheckReport, id: JobId
     if row.inline_spec.is_empty() && spaces.get(&super::keys::spec(id))?.is_none() {
         report.problem(format!("job {id} has no manifest"));
     }
-    if row.log_count > row.logs_from && spaces.get(&super::keys::log(id, row.log_count - 1))?.is_none() {
-        report.problem(format!("job {id} counts {} log records and the last is missing", row.log_count));
+    if let Some(output) = &mut seen.output {
+        output.see_job(spaces, report, id, row)?;
     }
     seen.jobs.insert(id, (state, row.completed + row.failed + row.canceled, row.external));
     Ok(())

@@ -156,6 +156,11 @@ pub fn mark(space: Space) -> Key {
     key(space, Family::Mark, &[])
 }
 
+/// A row that means nothing: what fills up a journal file. Beside the mark, where no scan goes.
+pub fn filler() -> Key {
+    key(Space::Output, Family::Mark, &[&[0]])
+}
+
 pub fn job(id: JobId) -> Key {
     key(Space::Ledger, Family::Job, &[id.as_bytes()])
 }

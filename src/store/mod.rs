@@ -11,8 +11,10 @@
 
 mod append;
 mod check;
+mod check_output;
 mod committer;
 mod journal;
+mod journal_room;
 pub mod keys;
 mod ledger;
 mod mark;
@@ -27,6 +29,7 @@ mod queue_test;
 mod reader;
 mod records;
 mod salvage;
+mod salvage_output;
 mod sealer;
 mod spaces;
 mod tally;
@@ -210,8 +213,9 @@ impl Store {
         batch: OutputBatch,
         done: impl FnOnce(Result<Vec<Result<u64, Refusal>>, Refusal>) + Send + 'static,
     ) {
-        let (number, bytes) = (self.tails.next_batch(), batch.bytes());
-        let change = move |tx: &mut Tx<'_>| append::append(tx, number, batch);
+        let (tails, bytes) = (Arc::clone(&self.tails), batch.bytes());
+        // Numbered where it is committed, so that the numbers have the order of the commits.
+        let change = move |tx: &mut Tx<'_>| append::append(tx, tails.next_batch(), batch);
         self.committer.submit(Box::new(Request { change: Some(change), result: None, done }), bytes, true);
     }
 

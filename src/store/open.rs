@@ -16,6 +16,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::committer::{Committer, Core, Floors};
+use super::journal_room::JournalRoom;
 use super::keys::{self, Family, Key, Space};
 use super::mark::{Mark, MarkFile};
 use super::output::{self, Tails};
@@ -86,12 +87,14 @@ pub struct Opened {
 /// Closing: what waits is committed, the mark is synced, the threads end.
 pub struct StoreGuard {
     committer: Arc<Committer>,
+    tails: Arc<Tails>,
     stop: Arc<(Mutex<bool>, Condvar)>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Drop for StoreGuard {
     fn drop(&mut self) {
+        self.tails.close();
         self.committer.close();
         *self.stop.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.stop.1.notify_all();
@@ -146,14 +149,15 @@ pub fn open(dir: &Path, options: &Options, metrics: Metrics) -> Result<Opened, O
         committer: Arc::clone(&committer),
         published: Arc::clone(&published),
         tails: Arc::clone(&tails),
+        journals: JournalRoom::new(database),
     };
     let stop = Arc::new((Mutex::new(false), Condvar::new()));
     let threads = spawn_threads(&committer, &published, sealer, &stop, sync, dir, options)
         .map_err(|source| OpenError::Io { path: dir.to_owned(), source })?;
     Ok(Opened {
         reader: Reader::new(spaces.clone(), Arc::clone(&published), state.floors.ready, Arc::clone(&tails)),
-        store: Store { committer: Arc::clone(&committer), published, spaces, tails },
-        guard: StoreGuard { committer, stop, threads },
+        store: Store { committer: Arc::clone(&committer), published, spaces, tails: Arc::clone(&tails) },
+        guard: StoreGuard { committer, tails, stop, threads },
         torn_bytes,
     })
 }
@@ -380,27 +384,23 @@ fn spawn_threads(
     look_at_disk(&dir, &options, &published);
     let finished = Arc::new(AtomicBool::new(false));
     let committer_done = Arc::clone(&finished);
-    let sealing = Arc::clone(&stop);
+    let tails = Arc::clone(&sealer.tails);
     Ok(vec![
-        std::thread::Builder::new().name("sealer".to_owned()).spawn(move || {
-            // What is not sealed at the end is read back from its batches: closing does not wait for it.
-            while !*sealing.0.lock().unwrap_or_else(PoisonError::into_inner) {
-                sealer.turn(false);
-            }
-        })?,
+        std::thread::Builder::new().name("sealer".to_owned()).spawn(move || sealer.run())?,
         std::thread::Builder::new().name("committer".to_owned()).spawn(move || {
             commits.run();
             committer_done.store(true, Ordering::Release);
         })?,
         std::thread::Builder::new()
             .name("housekeeper".to_owned())
-            .spawn(move || keep_house(&published, &stop, &finished, &mark, &dir, &options))?,
+            .spawn(move || keep_house(&published, &tails, &stop, &finished, &mark, &dir, &options))?,
     ])
 }
 
-/// Syncs the mark behind the groups and watches the disk's free space.
+/// Syncs the mark behind the groups, watches the disk's free space and counts seconds for the tails.
 fn keep_house(
     published: &Published,
+    tails: &Tails,
     stop: &(Mutex<bool>, Condvar),
     committer_done: &AtomicBool,
     mark: &fs::File,
@@ -424,6 +424,7 @@ fn keep_house(
         since_look += MARK_SYNC_EVERY;
         if since_look >= DISK_LOOK_EVERY {
             look_at_disk(dir, options, published);
+            tails.tick();
             since_look = Duration::ZERO;
         }
         if last_round {

@@ -14,7 +14,7 @@ use super::open::{OpenError, Options, VERSION, open_database, recover};
 use super::records::{CountersRow, JobRow, MarkRow, QueueRow};
 use super::spaces::Spaces;
 use super::tally::Tally;
-use super::{check::rebuild_tally, journal};
+use super::{check::rebuild_tally, journal, salvage_output};
 
 /// Rows written in one batch.
 const ROWS_PER_BATCH: usize = 10_000;
@@ -66,10 +66,16 @@ pub fn salvage(dir: &Path, into: &Path) -> Result<SalvageReport, OpenError> {
             .and_then(|file| file.set_len(torn.good_bytes))
             .map_err(io_at(&torn.file))?;
     }
-    match open_database(&copy, &Options::default()) {
-        Ok(spaces) => read_rows(&spaces, &mut rows, &mut report),
-        Err(error) => report.lost.push(format!("tables: {error}")),
-    }
+    let source = match open_database(&copy, &Options::default()) {
+        Ok(spaces) => {
+            read_rows(&spaces, &mut rows, &mut report);
+            Some(spaces)
+        }
+        Err(error) => {
+            report.lost.push(format!("tables: {error}"));
+            None
+        }
+    };
     let group_of = |space| {
         let bytes = rows.get(&keys::mark(space))?.as_ref()?;
         <MarkRow as prost::Message>::decode(bytes.as_slice()).ok().map(|row| row.sequence)
@@ -78,7 +84,8 @@ pub fn salvage(dir: &Path, into: &Path) -> Result<SalvageReport, OpenError> {
     if last < newest {
         report.lost.push(format!("groups {} to {newest} were acknowledged and cannot be read", last + 1));
     }
-    write_rows(into, rows, &mut report)?;
+    write_rows(into, rows, source.as_ref(), &mut report)?;
+    drop(source);
     fs::remove_dir_all(&copy).map_err(io_at(&copy))?;
     Ok(report)
 }
@@ -97,10 +104,13 @@ fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads each keyspace; behind a damaged block it goes on with the next family.
+/// Reads each keyspace; behind a damaged block it goes on with the next family. Output is too much to be held: it is copied later.
 fn read_rows(spaces: &Spaces, rows: &mut BTreeMap<Key, Option<Vec<u8>>>, report: &mut SalvageReport) {
     for space in Space::ALL {
-        for family in Family::ALL.into_iter().filter(|family| family.space().is_none_or(|home| home == space)) {
+        let here = |family: &Family| family.space().is_none_or(|home| home == space);
+        for family in
+            Family::ALL.into_iter().filter(|family| here(family) && !salvage_output::FAMILIES.contains(family))
+        {
             for row in spaces.range(space, &[family as u8], &keys::end_of(family)) {
                 match row {
                     Ok((key, value)) => {
@@ -120,13 +130,14 @@ fn read_rows(spaces: &Spaces, rows: &mut BTreeMap<Key, Option<Vec<u8>>>, report:
 fn write_rows(
     into: &Path,
     mut rows: BTreeMap<Key, Option<Vec<u8>>>,
+    output: Option<&Spaces>,
     report: &mut SalvageReport,
 ) -> Result<(), OpenError> {
     let damaged = |error: fjall::Error| OpenError::Damaged(error.to_string());
     let io_at = |source| OpenError::Io { path: into.to_owned(), source };
     let queue = rows.get(&keys::mark(Space::Queue)).cloned().flatten();
     let queue: Option<MarkRow> = queue.and_then(|bytes| prost::Message::decode(bytes.as_slice()).ok());
-    rows.retain(|key, _| key.bytes != keys::MARK);
+    rows.retain(|key, _| key.bytes.first() != Some(&(Family::Mark as u8)));
     report.rows = rows.len() as u64;
     let is_job = |key: &Key| key.bytes.first() == Some(&(Family::Job as u8));
     report.jobs = rows.keys().filter(|key| is_job(key)).count() as u64;
@@ -142,6 +153,9 @@ fn write_rows(
     let all: Vec<_> = rows.into_iter().collect();
     for batch in all.chunks(ROWS_PER_BATCH) {
         spaces.commit(batch.iter().map(|(key, value)| (key, value))).map_err(damaged)?;
+    }
+    if let Some(output) = output {
+        salvage_output::copy(output, &spaces, report).map_err(damaged)?;
     }
     let mut tally: Tally = rebuild_tally(&spaces);
     let queue = queue.and_then(|row| row.queue).unwrap_or_default();

@@ -1,91 +1,115 @@
 //! The sealer: turns tails into blocks, a few at a time, and lets go of batch rows that nothing needs any more.
 //!
-//! Owns: its thread's turn, merging with a small last block. Must not know: who appends, what is in the records.
+//! Owns: its thread's turns, where blocks end, merging with a small last block. Must not know: who appends, what is in the records.
+//!
+//! A round reads, builds, commits, and then takes what it sealed out of the tails. Between the last two a record stands in a block *and* in a
+//! tail: readers cut blocks at the tail they took first. A record never moves to a block of another key: a block only grows.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::committer::{Committer, Request};
-use super::keys::{self, Family, Key, Space};
-use super::output::{BlockHead, Due, Tails, build_block, read_block, read_head, recompute_rollups};
+use super::journal_room::JournalRoom;
+use super::keys::{self, Key, Space};
+use super::output::{
+    BlockRows, Chunk, Done, Due, Tails, batch_keys, build_block, open_behind, read_block, read_head, recompute_rollups,
+};
 use super::published::Published;
 use super::spaces::Spaces;
 use super::tx::Tx;
-use super::records::{self, JobRow};
 use crate::model::{JobId, OutputKind, OutputRecord, Refusal, RefusalCode};
 
-/// One tick of waiting.
+/// How long one turn waits for work.
 const TICK: Duration = Duration::from_secs(1);
 /// Records sealed in one commit: some tens of milliseconds of compression, and a group that others wait for only shortly.
 const ROUND_BYTES: usize = 4 << 20;
+/// A last block that is this many times what follows is left as it is: so that a record is written anew a few times only, however
+/// slowly its job goes on.
+const MERGE_RATIO: u64 = 32;
+/// What a record costs in a block besides its data, about.
+const RECORD_BYTES: usize = 8;
+/// After a failure, doubled with each further one: nothing is lost meanwhile, the batches stay.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 
 pub struct Sealer {
     pub spaces: Spaces,
     pub committer: Arc<Committer>,
     pub published: Arc<Published>,
     pub tails: Arc<Tails>,
+    pub journals: JournalRoom,
 }
 
-/// One block to be committed.
+/// Blocks of one job and kind to be committed.
 struct Sealed {
     job: JobId,
-    rows: Vec<(Key, Vec<u8>)>,
-    /// Of the block it replaces, beyond those it writes anew.
+    kind: OutputKind,
+    /// Of the first block.
+    first: u64,
+    blocks: Vec<BlockRows>,
+    /// The head of the block that the first of them replaces, as it was read: when it has changed or gone meanwhile, this is built anew.
+    replaced: Option<(Key, Vec<u8>)>,
+    /// Parts of that block.
     gone: Vec<Key>,
 }
 
 impl Sealer {
-    /// One turn: waits for work, at most a second, and does it. `all`: seals whatever is there without waiting.
-    pub fn turn(&self, all: bool) -> bool {
-        let due = self.tails.due(TICK, all, ROUND_BYTES);
-        if due.is_empty() && self.tails.spent_with(&[]).is_empty() {
-            return false;
-        }
-        if let Err(refusal) = self.seal(&due) {
-            if refusal.code == RefusalCode::Stale {
-                tracing::debug!(%refusal, "sealing again");
-            } else if self.published.fault().is_none() {
-                // Nothing is lost: the batches stay. Trying at once again would only spin.
-                tracing::error!(%refusal, "output could not be sealed");
+    /// The thread: returns when the store closes. What is not sealed then is read back from its batches: closing does not wait for it.
+    pub fn run(mut self) {
+        let (mut failures, mut tick) = (0, 0);
+        while !self.tails.is_closing() {
+            let now = self.tails.ticks();
+            if now != tick {
+                tick = now;
+                self.journals.turn(&self.spaces, &self.published, self.tails.bytes() == 0);
             }
-            self.tails.rest(TICK);
+            let due = self.tails.due(TICK, ROUND_BYTES);
+            if due.is_empty() && self.tails.spent_with(&[]).is_empty() {
+                continue;
+            }
+            match self.seal(&due) {
+                Ok(()) => failures = 0,
+                // A block it was about to replace has changed: built anew at once.
+                Err(refusal) if refusal.code == RefusalCode::Stale && failures == 0 => failures = 1,
+                Err(refusal) => {
+                    if self.published.fault().is_none() && !self.tails.is_closing() {
+                        tracing::error!(%refusal, "output could not be sealed; it stays in its batches");
+                    }
+                    let wait = RETRY_AFTER.saturating_mul(1 << failures.min(6)).min(RETRY_AFTER_MAX);
+                    failures += 1;
+                    self.tails.rest(wait);
+                }
+            }
         }
-        true
     }
 
     fn seal(&self, due: &[Due]) -> Result<(), Refusal> {
-        let mut sealed = Vec::with_capacity(due.len());
-        let mut kept = Vec::with_capacity(due.len());
+        let (mut sealed, mut done) = (Vec::with_capacity(due.len()), Vec::with_capacity(due.len()));
         for due in due {
-            let from = self.kept_from(due)?;
-            kept.push((due.job, due.kind, from));
-            sealed.extend(self.build(due, from)?);
+            match self.build(due) {
+                Ok((blocks, chunks)) => {
+                    sealed.push(blocks);
+                    done.push(chunks);
+                }
+                Err(refusal) if refusal.code == RefusalCode::DataLoss => {
+                    let kind = due.kind.name();
+                    tracing::error!(%refusal, job = %due.job, kind, "output stays in its batches until the next start");
+                    self.tails.set_aside(due.job, due.kind);
+                }
+                Err(refusal) => return Err(refusal),
+            }
         }
-        let spent = self.tails.spent_with(due);
-        let batches = self.batch_keys(&spent)?;
-        let jobs: Vec<JobId> = due.iter().map(|due| due.job).collect();
+        let spent = self.tails.spent_with(&done);
+        let jobs: Vec<JobId> = done.iter().map(|done| done.job).collect();
         let metrics = due.iter().filter(|due| due.kind == OutputKind::Metric);
         let rollups = recompute_rollups(&self.spaces, metrics)?;
-        let bytes = sealed.iter().flat_map(|block| &block.rows).map(|(_, value)| value.len()).sum();
+        let rows = sealed.iter().flat_map(|sealed| &sealed.blocks).flatten();
+        let bytes = rows.map(|(_, value)| value.len()).sum();
+        let batches: Vec<Key> = spent.iter().flat_map(|(batch, rows)| batch_keys(*batch, *rows)).collect();
         let (tell, told) = std::sync::mpsc::channel();
         let change = move |tx: &mut Tx<'_>| {
-            for (job, kind, from) in kept {
-                if tx.job(job)?.is_some_and(|row| row.kept_from(kind) != from) {
-                    // Else a block read before the deletion would bring its records back.
-                    return Err(Refusal::new(RefusalCode::Stale, format!("output of job {job} was deleted meanwhile")));
-                }
-            }
-            for block in sealed {
-                // A job deleted meanwhile takes its output with it.
-                if tx.get(&keys::job(block.job))?.is_none() {
-                    continue;
-                }
-                for key in block.gone {
-                    tx.delete(key);
-                }
-                for (key, value) in block.rows {
-                    tx.put(key, value);
-                }
+            for sealed in sealed {
+                put(tx, sealed)?;
             }
             for (job, key, value) in rollups {
                 if tx.get(&keys::job(job))?.is_some() {
@@ -99,60 +123,209 @@ impl Sealer {
             tx.touched.extend(jobs);
             Ok(())
         };
-        let done = move |result: Result<(), Refusal>| drop(tell.send(result));
-        self.committer.submit(Box::new(Request { change: Some(change), result: None, done }), bytes, false);
+        let answer = move |result: Result<(), Refusal>| drop(tell.send(result));
+        self.committer.submit(Box::new(Request { change: Some(change), result: None, done: answer }), bytes, false);
         let stopped = || Refusal::new(RefusalCode::Unavailable, "the store has stopped");
         told.recv().unwrap_or_else(|_| Err(stopped()))?;
-        self.tails.sealed(due);
+        self.tails.sealed(done);
         self.tails.forget_batches(&spent);
         Ok(())
     }
 
-    /// The oldest ordinal kept; that of a job that is gone does not matter.
-    fn kept_from(&self, due: &Due) -> Result<u64, Refusal> {
-        let row = self.spaces.get(&keys::job(due.job))?;
-        row.map_or(Ok(0), |row| Ok(records::decode::<JobRow>("job", &row)?.kept_from(due.kind)))
-    }
-
-    /// None: everything of it was deleted.
-    fn build(&self, due: &Due, from: u64) -> Result<Option<Sealed>, Refusal> {
-        let mut records: Vec<OutputRecord> = Vec::new();
+    fn build(&self, due: &Due) -> Result<(Sealed, Done), Refusal> {
+        let mut fresh: Vec<OutputRecord> = Vec::new();
         for chunk in &due.chunks {
-            records.extend(chunk.records(due.kind)?.into_iter().filter(|record| record.ordinal >= from));
+            fresh.extend(chunk.records(due.kind)?);
         }
-        if records.is_empty() {
-            return Ok(None);
+        let Some(first) = fresh.first().map(|record| record.ordinal) else {
+            return Err(super::records::damaged(format!("a piece of output of job {}", due.job)));
+        };
+        let mut sealed =
+            Sealed { job: due.job, kind: due.kind, first, blocks: Vec::new(), replaced: None, gone: Vec::new() };
+        let fresh_bytes = fresh.iter().map(weight).sum::<usize>() as u64;
+        let (before, open) = self.merged(due, first, fresh_bytes, &mut sealed)?;
+        let merged = before.len();
+        sealed.first = before.first().map_or(first, |record| record.ordinal);
+        let records = if merged == 0 { fresh } else { before.into_iter().chain(fresh).collect() };
+        let cuts = cuts(&records, merged, open, self.tails.options.block_bytes, due.whole);
+        let mut from = 0;
+        for (until, open) in &cuts {
+            let part = records.get(from..*until).unwrap_or_default();
+            // A chunk that becomes a block as it is.
+            let body = match due.chunks.as_slice() {
+                [only] if merged == 0 && part.len() == records.len() => Some(only.body.clone()),
+                _ => None,
+            };
+            let level = self.tails.options.compression_level;
+            sealed.blocks.push(build_block(due.job, due.kind, part, body, *open, level)?);
+            from = *until;
         }
-        let mut gone = Vec::new();
-        if let Some(first) = records.first().map(|record| record.ordinal)
-            && let Some(last) = self.last_block(due.job, due.kind, first)?
-            && last.data_bytes < (self.tails.options.block_bytes / 2) as u64
-            && let Some(mut merged) = read_block(&last, |key| Ok(self.spaces.get(key)?.map(|v| v.to_vec().into())))?
-        {
-            gone.extend((0..last.parts).map(|part| keys::block(due.job, due.kind, last.first, part)));
-            merged.append(&mut records);
-            records = merged;
-        }
-        let (_, rows) = build_block(due.job, due.kind, &records, self.tails.options.compression_level)?;
-        Ok(Some(Sealed { job: due.job, rows, gone }))
+        Ok((sealed, done(due, &records, merged, from)))
     }
 
-    fn last_block(&self, job: JobId, kind: OutputKind, before: u64) -> Result<Option<BlockHead>, Refusal> {
-        let (from, until) = (keys::block_head(job, kind, 0), keys::block_head(job, kind, before));
-        let last = self.spaces.range(Space::Output, &from.bytes, &until.bytes).next_back();
-        last.map(|row| row.and_then(|(key, value)| read_head(&key, &value))).transpose()
+    /// The records of the block just before `first` if it is small, and the streams that are open before what is built.
+    fn merged(
+        &self,
+        due: &Due,
+        first: u64,
+        fresh_bytes: u64,
+        sealed: &mut Sealed,
+    ) -> Result<(Vec<OutputRecord>, u8), Refusal> {
+        let (from, until) = (keys::block_head(due.job, due.kind, 0), keys::block_head(due.job, due.kind, first));
+        let mut before = self.spaces.range(Space::Output, &from.bytes, &until.bytes).rev();
+        let Some((key, value)) = before.next().transpose()? else { return Ok((Vec::new(), 0)) };
+        let head = read_head(&key, &value)?;
+        let small = (self.tails.options.block_bytes / 2) as u64;
+        if head.data_bytes >= small || head.data_bytes > fresh_bytes.saturating_mul(MERGE_RATIO) {
+            return Ok((Vec::new(), head.open_streams));
+        }
+        // A damaged one is left alone for `fetchbox check` to find; what follows gets a block of its own.
+        let records = read_block(&head, |key| self.spaces.get(key)).unwrap_or_else(|refusal| {
+            tracing::warn!(%refusal, "a block is not merged with what follows it");
+            None
+        });
+        let Some(records) = records else { return Ok((Vec::new(), head.open_streams)) };
+        let open = match before.next().transpose()? {
+            Some((key, value)) => read_head(&key, &value)?.open_streams,
+            None => 0,
+        };
+        sealed.gone.extend((0..head.parts).map(|part| keys::block(head.job, head.kind, head.first, part)));
+        sealed.replaced = Some((Key { space: Space::Output, bytes: key.to_vec() }, value.to_vec()));
+        Ok((records, open))
     }
+}
 
-    /// Every part of these batch rows.
-    fn batch_keys(&self, batches: &[u64]) -> Result<Vec<Key>, Refusal> {
-        let mut found = Vec::new();
-        for batch in batches {
-            let (from, until) = (keys::batch(*batch, 0), keys::batch(batch + 1, 0));
-            for row in self.spaces.range(Space::Output, &from.bytes, &until.bytes) {
-                found.push(Key { space: Space::Output, bytes: row?.0.to_vec() });
+fn weight(record: &OutputRecord) -> usize {
+    RECORD_BYTES + record.entry.data.len()
+}
+
+/// Where blocks end, behind the record of this index, each with the streams that are open there. The first one holds all that is
+/// merged, and more; the last one may end before the records do. Blocks end where lines end, if one does in their second half, so that few lines stand in two of them.
+fn cuts(records: &[OutputRecord], merged: usize, open: u8, block_bytes: usize, whole: bool) -> Vec<(usize, u8)> {
+    let mut cuts = Vec::new();
+    let (mut open, mut bytes) = (open, 0);
+    // Behind the last record that ends all lines: its index, and bytes up to there.
+    let mut closed: Option<(usize, usize)> = None;
+    let mut from = 0;
+    for (at, record) in records.iter().enumerate() {
+        let size = weight(record);
+        // A record that would make the block much too large begins the next one.
+        if at > from.max(merged) && bytes + size > 2 * block_bytes {
+            cuts.push((at, open));
+            (from, bytes, closed) = (at, 0, None);
+        }
+        open = open_behind(open, record);
+        bytes += size;
+        if at < merged {
+            continue;
+        }
+        if open == 0 {
+            closed = Some((at + 1, bytes));
+        }
+        if bytes >= block_bytes {
+            match closed.filter(|(_, below)| *below >= block_bytes / 2) {
+                Some((until, below)) => {
+                    cuts.push((until, 0));
+                    (from, bytes) = (until, bytes - below);
+                }
+                None => {
+                    cuts.push((at + 1, open));
+                    (from, bytes) = (at + 1, 0);
+                }
             }
+            closed = None;
         }
-        debug_assert!(found.iter().all(|key| key.bytes.first() == Some(&(Family::Batch as u8))));
-        Ok(found)
+    }
+    if from < records.len() {
+        match closed {
+            _ if whole => cuts.push((records.len(), open)),
+            // The rest waits for what ends its lines, and fills the next block.
+            _ if !cuts.is_empty() => {}
+            Some((until, _)) => cuts.push((until, 0)),
+            None => cuts.push((records.len(), open)),
+        }
+    }
+    cuts
+}
+
+/// What of `due` is sealed when the first `until` of the records are, of which `merged` were so before.
+fn done(due: &Due, records: &[OutputRecord], merged: usize, until: usize) -> Done {
+    let mut done = Done { job: due.job, kind: due.kind, chunks: Vec::with_capacity(due.chunks.len()), rest: None };
+    let mut from = merged;
+    for chunk in &due.chunks {
+        let end = from.saturating_add(usize::try_from(chunk.count).unwrap_or(usize::MAX));
+        if end > until {
+            if from < until {
+                done.rest = records.get(until..end).and_then(|open| Chunk::of(chunk.batch, open));
+            }
+            break;
+        }
+        done.chunks.push(chunk.clone());
+        from = end;
+    }
+    done
+}
+
+fn put(tx: &mut Tx<'_>, sealed: Sealed) -> Result<(), Refusal> {
+    // A job deleted meanwhile takes its output with it.
+    let Some(row) = tx.job(sealed.job)? else { return Ok(()) };
+    if row.kept_from(sealed.kind) > sealed.first {
+        let message = format!("output of job {} was deleted while it was sealed", sealed.job);
+        return Err(Refusal::new(RefusalCode::Stale, message));
+    }
+    if let Some((key, value)) = &sealed.replaced
+        && tx.get(key)?.as_ref() != Some(value)
+    {
+        let message = format!("a block of job {} changed while it was merged", sealed.job);
+        return Err(Refusal::new(RefusalCode::Stale, message));
+    }
+    for key in sealed.gone {
+        tx.delete(key);
+    }
+    for (key, value) in sealed.blocks.into_iter().flatten() {
+        tx.put(key, value);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{LogStream, NewOutput};
+
+    fn records(texts: &[&'static str]) -> Vec<OutputRecord> {
+        let record = |(ordinal, text): (usize, &&'static str)| {
+            let data = bytes::Bytes::from_static(text.as_bytes());
+            let (kind, stream) = (OutputKind::Log, LogStream::Stdout);
+            let entry = NewOutput { kind, stream, time_ns: 0, sequence: 0, label: None, data };
+            OutputRecord { ordinal: ordinal as u64, entry }
+        };
+        texts.iter().enumerate().map(record).collect()
+    }
+
+    #[test]
+    fn blocks_end_where_lines_end() {
+        let records = records(&["aaaaaaaaaa\n", "bbbbbbbbbb\n", "cc", "cccccc\n", "dddd", "dddddddd\n", "e"]);
+        assert_eq!(cuts(&records, 0, 0, 40, false), [(2, 0), (6, 0)]);
+        assert_eq!(cuts(&records, 0, 0, 40, true), [(2, 0), (6, 0), (7, 1)]);
+        // Too little for a block: up to its last line, or all of it.
+        assert_eq!(cuts(&records, 0, 0, 400, false), [(6, 0)]);
+        assert_eq!(cuts(&records, 0, 0, 400, true), [(7, 1)]);
+    }
+
+    #[test]
+    fn a_line_without_an_end_does_not_hold_blocks_back() {
+        let records = records(&["aaaaaaaaaa"; 8]);
+        assert_eq!(cuts(&records, 0, 0, 40, false), [(3, 1), (6, 1)]);
+        assert_eq!(cuts(&records[..2], 0, 0, 40, false), [(2, 1)]);
+        // What was in a block stays in one.
+        assert_eq!(cuts(&records[..2], 1, 0, 400, false), [(2, 1)]);
+    }
+
+    #[test]
+    fn one_large_record_has_a_block_of_its_own() {
+        let large: &'static str = Box::leak("x".repeat(1_000).into_boxed_str());
+        let records = records(&["a\n", large, "b\n"]);
+        assert_eq!(cuts(&records, 0, 0, 100, true), [(1, 0), (2, 1), (3, 0)]);
     }
 }

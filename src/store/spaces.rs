@@ -77,6 +77,16 @@ impl Spaces {
         (tables, self.database.journal_disk_space().unwrap_or(0))
     }
 
+    /// Lets what is in memory be written to tables, without waiting for it.
+    pub fn write_tables(&self) -> Result<(), String> {
+        Space::ALL.into_iter().try_for_each(|space| self.write_table(space))
+    }
+
+    /// The same of one keyspace.
+    pub fn write_table(&self, space: Space) -> Result<(), String> {
+        self.keyspace(space).rotate_memtable().map(drop).map_err(|error| format!("{}: {error}", space.name()))
+    }
+
     /// What the journal's file in use holds.
     pub fn journal_in_use_bytes(&self) -> std::io::Result<u64> {
         let Some(folder) = self.keyspace(Space::Output).path().ancestors().nth(2) else { return Ok(0) };

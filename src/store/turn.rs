@@ -5,8 +5,6 @@
 //! The database begins a new file only behind 64 MB, and until then keeps the old one with all that was deleted since. So it is filled up,
 //! in groups between which others have theirs.
 
-use prost::Message;
-
 use super::committer::Request;
 use super::tx::Tx;
 use super::{Store, keys};
@@ -18,15 +16,6 @@ const FILE_BYTES: u64 = 65_000_000;
 const WORTH_BYTES: u64 = 4 << 20;
 const ROW_BYTES: usize = 1 << 20;
 
-/// A batch row without records, should a kill leave it behind: the sealer then deletes it like any other.
-#[derive(Clone, PartialEq, Message)]
-struct FillerRow {
-    #[prost(bytes = "vec", tag = "2")]
-    packed: Vec<u8>,
-    #[prost(bytes = "vec", tag = "100")]
-    filler: Vec<u8>,
-}
-
 impl Store {
     /// Blocks for some hundred milliseconds.
     pub(super) fn turn_journal(&self) -> Result<(), Refusal> {
@@ -35,13 +24,10 @@ impl Store {
         if used < WORTH_BYTES {
             return Ok(());
         }
-        let packed = zstd::bulk::compress(&[], 1).unwrap_or_default();
-        let row = FillerRow { packed, filler: vec![0; ROW_BYTES] }.encode_to_vec();
         for _ in 0..FILE_BYTES.saturating_sub(used).div_ceil(ROW_BYTES as u64) {
-            let value = row.clone();
-            self.write(move |tx| tx.put(keys::batch(0, 0), value))?;
+            self.write(|tx| tx.put(keys::filler(), vec![0; ROW_BYTES]))?;
         }
-        self.write(|tx| tx.delete(keys::batch(0, 0)))
+        self.write(|tx| tx.delete(keys::filler()))
     }
 
     fn write(&self, change: impl FnOnce(&mut Tx<'_>) + Send + 'static) -> Result<(), Refusal> {

@@ -154,7 +154,11 @@ impl<'a> Tx<'a> {
             found.insert(Key { space: from.space, bytes: row?.0.to_vec() });
         }
         for (key, value) in changed {
-            if value.is_some() { found.insert(key.clone()) } else { found.remove(key) };
+            if value.is_some() {
+                found.insert(key.clone())
+            } else {
+                found.remove(key)
+            };
         }
         Ok(found.into_iter().take(limit).collect())
     }

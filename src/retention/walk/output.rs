@@ -176,9 +176,8 @@ async fn measure<W: World>(
         }
         tokio::task::yield_now().await;
     }
-    if until < range.end {
-        until = until.min(tail.max(range.start));
-    }
+    // What could not be sealed stays for the next cleanup: nothing else tells where it may be cut.
+    until = until.min(tail.max(range.start));
     if kind == OutputKind::Log {
         bytes += policy::LOG_BYTES * (until - range.start).saturating_sub(in_blocks);
     }

@@ -1,17 +1,21 @@
-//! One commit's output of all jobs as one row: grouped, encoded and compressed before the committer sees it.
+//! One commit's output of all jobs as one batch: grouped, encoded and compressed before the committer sees it.
 //!
-//! Owns: the batch row. Must not know: who appends, ordinals before the commit gives them.
+//! Owns: the batch's rows: part 0 says whose records follow, the parts behind it are the records, compressed. Must not know: who
+//! appends, ordinals before the commit gives them.
 
 use std::collections::HashMap;
 
 use bytes::Bytes;
+use fjall::UserValue;
 use prost::Message;
 
+use super::pack::{pack, unpack};
 use super::{codec, tails::Chunk};
 use crate::model::{JobId, NewOutput, OutputKind, OutputShare, Refusal};
+use crate::store::keys::{self, Family, Fields};
 use crate::store::records::{self, damaged};
 
-/// Fast: the row lives for seconds.
+/// Fast: the rows live for seconds.
 const LEVEL: i32 = 1;
 
 /// One job's records of one kind.
@@ -25,43 +29,41 @@ pub struct Piece {
     pub body: Bytes,
 }
 
-/// Appends of many jobs, ready to be committed as one row.
+/// Appends of many jobs, ready to be committed at once.
 pub struct OutputBatch {
     pub(in crate::store) pieces: Vec<Piece>,
-    pub(in crate::store) packed: Vec<u8>,
+    /// An error refuses the append.
+    pub(in crate::store) packed: Result<Vec<Vec<u8>>, Refusal>,
     pub(in crate::store) now_ms: i64,
 }
 
 impl OutputBatch {
-    /// Compresses: not for a thread that others wait for. `now_ms`: when the output came. Pieces stand in the order of `shares`, each share's kinds in
-    /// the order of their first record.
+    /// Compresses: not for a thread that others wait for. `now_ms`: when the output came. Pieces stand in the order of `shares`, each
+    /// share's kinds in the order of their first record; a share without records has none.
     pub fn new(shares: &[OutputShare], now_ms: i64) -> Self {
         let mut pieces: Vec<Piece> = Vec::with_capacity(shares.len());
         for share in shares {
             let mut kinds: Vec<OutputKind> = Vec::new();
             for record in &share.records {
-                if !kinds.contains(&record.kind) {
+                if kinds.last() != Some(&record.kind) && !kinds.contains(&record.kind) {
                     kinds.push(record.kind);
                 }
             }
             pieces.extend(kinds.into_iter().map(|kind| piece(share, kind)));
         }
-        let mut joined = Vec::with_capacity(pieces.iter().map(|piece| piece.body.len()).sum());
-        for piece in &pieces {
-            joined.extend_from_slice(&piece.body);
-        }
-        let packed = zstd::bulk::compress(&joined, LEVEL).unwrap_or_default();
+        let packed = pack(Vec::new(), pieces.iter().map(|piece| &*piece.body), LEVEL);
         Self { pieces, packed, now_ms }
     }
 
     /// About what the verb writes.
     pub fn bytes(&self) -> usize {
-        self.packed.len() + 300 * self.pieces.len()
+        let packed = self.packed.as_ref().map_or(0, |parts| parts.iter().map(Vec::len).sum());
+        packed + 300 * self.pieces.len()
     }
 }
 
 fn piece(share: &OutputShare, kind: OutputKind) -> Piece {
-    let of_kind = || share.records.iter().filter(|record| record.kind == kind);
+    let of_kind = || share.records.iter().filter(move |record| record.kind == kind);
     let numbered = of_kind().enumerate().map(|(at, record): (usize, &NewOutput)| (at as u64, record));
     Piece {
         job: share.job,
@@ -72,13 +74,14 @@ fn piece(share: &OutputShare, kind: OutputKind) -> Piece {
     }
 }
 
-/// A batch as it stands in the database.
+/// Part 0: whose records the batch holds.
 #[derive(Clone, PartialEq, Message)]
 pub struct BatchRow {
     #[prost(message, repeated, tag = "1")]
     pub pieces: Vec<PieceRow>,
-    #[prost(bytes = "vec", tag = "2")]
-    pub packed: Vec<u8>,
+    /// Rows behind this one.
+    #[prost(uint32, tag = "3")]
+    pub parts: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -101,18 +104,35 @@ pub struct PieceRow {
 /// A batch after its commit: what the tails take over.
 pub struct Committed {
     pub batch: u64,
+    /// Rows of it, all parts together.
+    pub rows: u16,
     pub chunks: Vec<(JobId, OutputKind, Chunk)>,
 }
 
-impl BatchRow {
-    /// What the row holds, for a start after a crash.
-    pub fn unpack(&self, batch: u64) -> Result<Committed, Refusal> {
-        let what = || damaged(format!("output batch {batch}"));
-        let total =
-            self.pieces.iter().try_fold(0u64, |sum, piece| sum.checked_add(piece.body_bytes)).ok_or_else(what)?;
-        let joined = unpack(&self.packed, usize::try_from(total).map_err(|_| what())?).ok_or_else(what)?;
+/// A batch as it was found in the database.
+pub struct Found {
+    batch: u64,
+    row: BatchRow,
+    rows: u16,
+    packed: Vec<u8>,
+}
+
+impl Found {
+    /// What it holds, for a start after a crash. `keep` is asked for each piece before its bytes are copied: a chunk that is still needed
+    /// does not keep the whole batch in memory.
+    pub fn unpack(
+        &self,
+        mut keep: impl FnMut(JobId, OutputKind, &Chunk) -> Result<bool, Refusal>,
+    ) -> Result<Committed, Refusal> {
+        let what = || damaged(format!("output batch {}", self.batch));
+        if u32::from(self.rows) != self.row.parts + 1 {
+            return Err(damaged(format!("output batch {} ({} of its rows)", self.batch, self.rows)));
+        }
+        let sum = |sum: u64, piece: &PieceRow| sum.checked_add(piece.body_bytes);
+        let total = self.row.pieces.iter().try_fold(0, sum).ok_or_else(what)?;
+        let joined = unpack(&self.packed, total).ok_or_else(what)?;
         let (mut at, mut chunks) = (0, Vec::new());
-        for piece in &self.pieces {
+        for piece in &self.row.pieces {
             let end = at + usize::try_from(piece.body_bytes).map_err(|_| what())?;
             let body = joined.slice(at..end);
             at = end;
@@ -121,36 +141,50 @@ impl BatchRow {
             }
             let job = piece.job.as_slice().try_into().map(JobId::from_bytes).map_err(|_| what())?;
             let kind = u8::try_from(piece.kind).ok().and_then(OutputKind::from_number).ok_or_else(what)?;
-            chunks.push((job, kind, Chunk { batch, first: piece.first, count: piece.count, body }));
+            let mut chunk = Chunk { batch: self.batch, first: piece.first, count: piece.count, body };
+            if keep(job, kind, &chunk)? {
+                chunk.body = Bytes::copy_from_slice(&chunk.body);
+                chunks.push((job, kind, chunk));
+            }
         }
-        Ok(Committed { batch, chunks })
+        Ok(Committed { batch: self.batch, rows: self.rows, chunks })
     }
 }
 
-/// Exactly `bytes` bytes, or None.
-pub fn unpack(packed: &[u8], bytes: usize) -> Option<Bytes> {
-    let unpacked = zstd::bulk::decompress(packed, bytes).ok()?;
-    (unpacked.len() == bytes).then(|| unpacked.into())
-}
-
-/// Reads the parts of all batches together, in order; `each` gets each whole row.
-pub fn read_batches(
-    rows: impl Iterator<Item = Result<(u64, Vec<u8>), Refusal>>,
-    mut each: impl FnMut(u64, BatchRow) -> Result<(), Refusal>,
+/// Joins the rows of batches, which come in order; `each` gets each batch.
+pub fn read_batches<V: AsRef<[u8]>>(
+    rows: impl Iterator<Item = Result<(V, UserValue), Refusal>>,
+    mut each: impl FnMut(u64, Result<Found, Refusal>) -> Result<(), Refusal>,
 ) -> Result<(), Refusal> {
-    let mut open: Option<(u64, Vec<u8>)> = None;
+    let mut open: Option<Found> = None;
     for row in rows {
-        let (batch, part) = row?;
+        let (key, value) = row?;
+        let number = Fields::of(Family::Batch, key.as_ref()).and_then(|mut fields| fields.u64().zip(fields.u16()));
+        let (batch, part) = number.ok_or_else(|| damaged("a Batch key"))?;
         match &mut open {
-            Some((known, bytes)) if *known == batch => bytes.extend_from_slice(&part),
-            _ => {
-                if let Some((known, bytes)) = open.replace((batch, part)) {
-                    each(known, records::decode("output batch", &bytes)?)?;
+            Some(found) if found.batch == batch && found.rows == part => {
+                found.packed.extend_from_slice(&value);
+                found.rows += 1;
+            }
+            _ if part == 0 => match records::decode("output batch", &value) {
+                Ok(row) => {
+                    if let Some(found) = open.replace(Found { batch, row, rows: 1, packed: Vec::new() }) {
+                        each(found.batch, Ok(found))?;
+                    }
                 }
+                Err(refusal) => each(batch, Err(refusal))?,
+            },
+            _ => {
+                each(batch, Err(damaged(format!("part {part} of output batch {batch}, which misses one before it,"))))?
             }
         }
     }
-    open.map_or(Ok(()), |(known, bytes)| each(known, records::decode("output batch", &bytes)?))
+    open.map_or(Ok(()), |found| each(found.batch, Ok(found)))
+}
+
+/// The keys of a batch's rows.
+pub fn batch_keys(batch: u64, rows: u16) -> impl Iterator<Item = keys::Key> {
+    (0..rows).map(move |part| keys::batch(batch, part))
 }
 
 /// How many chunks of each batch there are.

@@ -33,39 +33,50 @@ fn stream_bits(stream: LogStream) -> u8 {
     }
 }
 
-/// Ordinals are relative: a reader adds the base it knows.
-pub fn encode<'a>(records: impl Iterator<Item = (u64, &'a NewOutput)>) -> Vec<u8> {
-    let mut columns: [Vec<u8>; COLUMNS] = Default::default();
-    let [ordinals, flags, times, sequences, lengths, labels, data] = &mut columns;
-    let (mut count, mut next, mut time, mut sequence) = (0u64, 0u64, 0i64, 0u64);
-    for (ordinal, record) in records {
-        encode_varint(ordinal.wrapping_sub(next), ordinals);
+/// Ordinals are relative: a reader adds the base it knows. The data are written once, to where they stay.
+pub fn encode<'a>(records: impl Iterator<Item = (u64, &'a NewOutput)> + Clone) -> Vec<u8> {
+    let mut columns: [Vec<u8>; COLUMNS - 1] = Default::default();
+    let [ordinals, flags, times, sequences, lengths, labels] = &mut columns;
+    let (mut count, mut next, mut time, mut sequence, mut data_bytes) = (0u64, 0u64, 0i64, 0u64, 0usize);
+    for (ordinal, record) in records.clone() {
+        put_varint(ordinal.wrapping_sub(next), ordinals);
         next = ordinal.wrapping_add(1);
         let label = record.label.as_ref();
         flags.push(stream_bits(record.stream) | if label.is_some() { HAS_LABEL } else { 0 });
-        encode_varint(zigzag(record.time_ns.wrapping_sub(time)), times);
+        put_varint(zigzag(record.time_ns.wrapping_sub(time)), times);
         time = record.time_ns;
-        encode_varint(zigzag(record.sequence.wrapping_sub(sequence).wrapping_sub(1).cast_signed()), sequences);
+        put_varint(zigzag(record.sequence.wrapping_sub(sequence).wrapping_sub(1).cast_signed()), sequences);
         sequence = record.sequence;
-        encode_varint(record.data.len() as u64, lengths);
+        put_varint(record.data.len() as u64, lengths);
         if let Some(label) = label {
             let row = LogRow::from_log(label.as_ref().clone());
-            encode_varint(row.encoded_len() as u64, labels);
+            put_varint(row.encoded_len() as u64, labels);
             row.encode_raw(labels);
         }
-        data.extend_from_slice(&record.data);
+        data_bytes += record.data.len();
         count += 1;
     }
-    let mut bytes = Vec::with_capacity(64 + columns.iter().map(Vec::len).sum::<usize>());
+    let mut bytes = Vec::with_capacity(64 + data_bytes + columns.iter().map(Vec::len).sum::<usize>());
     bytes.push(VERSION);
-    encode_varint(count, &mut bytes);
-    for column in &columns {
-        encode_varint(column.len() as u64, &mut bytes);
+    put_varint(count, &mut bytes);
+    for length in columns.iter().map(Vec::len).chain([data_bytes]) {
+        put_varint(length as u64, &mut bytes);
     }
     for column in &columns {
         bytes.extend_from_slice(column);
     }
+    for (_, record) in records {
+        bytes.extend_from_slice(&record.data);
+    }
     bytes
+}
+
+/// Most numbers here are small.
+fn put_varint(value: u64, to: &mut Vec<u8>) {
+    match u8::try_from(value) {
+        Ok(small @ 0..0x80) => to.push(small),
+        _ => encode_varint(value, to),
+    }
 }
 
 /// Reads the records back; their data are slices of `bytes`. DATA_LOSS when they are not what [`encode`] writes.

@@ -13,6 +13,7 @@ mod block;
 mod codec;
 mod edges;
 mod filter;
+mod pack;
 mod recover;
 mod rollup;
 mod sample;
@@ -24,13 +25,13 @@ pub use batch::OutputBatch;
 pub use block::BlockHead;
 pub use edges::{Edge, Edges, edge_index, edges_of};
 pub use filter::TextFilter;
-pub use recover::recover;
+pub use recover::{recover, sealed_end};
 pub use rollup::{RESOLUTIONS_S as ROLLUPS_S, Rollup, recompute as recompute_rollups};
 pub use sample::{sample, time_of as sample_time};
-pub use tails::{Chunk, Due, Tail, Tails};
+pub use tails::{Chunk, Done, Due, Tail, Tails};
 
-pub(super) use batch::{BatchRow, Committed, PieceRow};
-pub(super) use block::{build as build_block, read_block, read_head};
+pub(super) use batch::{BatchRow, Committed, PieceRow, batch_keys, read_batches};
+pub(super) use block::{BlockRows, build as build_block, open_behind, read_block, read_head, rebuild_head};
 
 /// Values longer than this are cut into rows of this size: the journal's audit reads rows whole.
 pub const PART_BYTES: usize = 8 << 20;
@@ -51,6 +52,6 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { block_bytes: 256 << 10, tail_bytes_max: 32 << 20, seal_after_ms: 30_000, compression_level: 1 }
+        Self { block_bytes: 256 << 10, tail_bytes_max: 32 << 20, seal_after_ms: 5_000, compression_level: 1 }
     }
 }

@@ -35,6 +35,13 @@ impl Chunk {
         self.first + self.count
     }
 
+    /// Of records that stand in a batch already; their ordinals follow each other.
+    pub fn of(batch: u64, records: &[OutputRecord]) -> Option<Self> {
+        let first = records.first()?.ordinal;
+        let body = codec::encode(records.iter().map(|record| (record.ordinal - first, &record.entry)));
+        Some(Self { batch, first, count: records.len() as u64, body: body.into() })
+    }
+
     pub fn records(&self, kind: OutputKind) -> Result<Vec<OutputRecord>, Refusal> {
         codec::decode(kind, self.first, &self.body)
     }
@@ -43,22 +50,40 @@ impl Chunk {
 #[derive(Default)]
 struct Growing {
     chunks: VecDeque<Chunk>,
-    bytes: usize,
-    /// When its oldest chunk came.
+    /// Of the records, without what the chunks cost besides.
+    body_bytes: usize,
+    /// When its oldest chunk came, or the last of it was sealed.
     since_tick: u64,
+    /// It could not be read once: left to its batches and the next start.
+    stuck: bool,
+}
+
+impl Growing {
+    fn weight(&self) -> usize {
+        self.body_bytes + CHUNK_OVERHEAD_BYTES * self.chunks.len()
+    }
+}
+
+/// What is known of a batch whose rows are in the database.
+#[derive(Default, Clone, Copy)]
+struct Rows {
+    /// Chunks of it that are not sealed.
+    open: usize,
+    rows: u16,
 }
 
 #[derive(Default)]
 struct State {
     by: HashMap<(JobId, OutputKind), Growing>,
     bytes: usize,
-    /// Chunks of each batch that are not sealed.
-    batches: BTreeMap<u64, usize>,
+    batches: BTreeMap<u64, Rows>,
+    /// Seconds, about, since the store was opened.
     tick: u64,
+    closing: bool,
     /// Jobs with logs in the group that is being committed: their first offset in it. What is behind it may be in the database and
     /// not yet here.
     pending: HashMap<JobId, u64>,
-    /// Jobs with a tail that somebody wants sealed now.
+    /// Jobs whose tails somebody wants sealed now.
     asked: HashSet<JobId>,
 }
 
@@ -79,11 +104,23 @@ impl Tail {
     }
 }
 
-/// What the sealer is to turn into one block.
+/// What the sealer is to turn into blocks.
 pub struct Due {
     pub job: JobId,
     pub kind: OutputKind,
     pub chunks: Vec<Chunk>,
+    /// All of it, though it ends within a line: it is too old, or memory is short.
+    pub whole: bool,
+}
+
+/// What was sealed of a [`Due`].
+pub struct Done {
+    pub job: JobId,
+    pub kind: OutputKind,
+    /// As many of its chunks as are in blocks whole.
+    pub chunks: Vec<Chunk>,
+    /// What is left of the chunk behind them, and takes its place.
+    pub rest: Option<Chunk>,
 }
 
 pub struct Tails {
@@ -136,23 +173,46 @@ impl Tails {
         let mut state = self.lock();
         let tick = state.tick;
         let mut full = false;
-        *state.batches.entry(committed.batch).or_default() += committed.chunks.len();
+        let rows = state.batches.entry(committed.batch).or_default();
+        rows.open += committed.chunks.len();
+        rows.rows = committed.rows;
         for (job, kind, chunk) in committed.chunks {
-            let weight = chunk.weight();
+            state.bytes += chunk.weight();
             let tail = state.by.entry((job, kind)).or_default();
             if tail.chunks.is_empty() {
                 tail.since_tick = tick;
             }
-            tail.bytes += weight;
+            tail.body_bytes += chunk.body.len();
             tail.chunks.push_back(chunk);
-            full |= tail.bytes >= self.options.block_bytes;
-            state.bytes += weight;
+            full |= tail.body_bytes >= self.options.block_bytes;
         }
         full |= state.bytes > self.options.tail_bytes_max;
         drop(state);
         if full {
             self.bell.notify_all();
         }
+    }
+
+    /// A second has passed.
+    pub fn tick(&self) {
+        let mut state = self.lock();
+        state.tick += 1;
+        drop(state);
+        self.bell.notify_all();
+    }
+
+    pub fn ticks(&self) -> u64 {
+        self.lock().tick
+    }
+
+    /// The store closes: nobody waits any more.
+    pub fn close(&self) {
+        self.lock().closing = true;
+        self.bell.notify_all();
+    }
+
+    pub fn is_closing(&self) -> bool {
+        self.lock().closing
     }
 
     pub fn tail(&self, job: JobId, kind: OutputKind) -> Tail {
@@ -181,150 +241,185 @@ impl Tails {
     /// Blocks while the sealer is far behind, at most `patience`. False: still no room.
     pub fn wait_for_room(&self, patience: Duration) -> bool {
         let limit = 2 * self.options.tail_bytes_max;
-        let (state, _) = self
-            .bell
-            .wait_timeout_while(self.lock(), patience, |state| state.bytes > limit)
-            .unwrap_or_else(PoisonError::into_inner);
-        state.bytes <= limit
+        let crowded = |state: &mut State| state.bytes > limit && !state.closing;
+        let waited = self.bell.wait_timeout_while(self.lock(), patience, crowded);
+        waited.unwrap_or_else(PoisonError::into_inner).0.bytes <= limit
     }
 
-    /// Waits for work for the sealer: what is full, what is too old, and the largest while memory is short. At most `bytes_max` of
-    /// it. `all`: whatever there is, for a store that closes. One call is one tick when nothing was full.
-    pub fn due(&self, wait: Duration, all: bool, bytes_max: usize) -> Vec<Due> {
+    /// Waits for work for the sealer: what is full, what is too old, and the largest while memory is short. About `bytes_max` of it;
+    /// nothing when the bell was rung for something else, or `wait` is over.
+    pub fn due(&self, wait: Duration, bytes_max: usize) -> Vec<Due> {
         let mut state = self.lock();
-        if !all && !state.is_pressing(&self.options) {
-            let (woken, timeout) = self.bell.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner);
-            state = woken;
-            if timeout.timed_out() {
-                state.tick += 1;
-            }
+        if !state.closing && !state.is_pressing(&self.options) {
+            state = self.bell.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
-        state.pick(&self.options, all, bytes_max)
+        if state.closing { Vec::new() } else { state.pick(&self.options, bytes_max) }
     }
 
-    /// Waits without looking for work.
+    /// Waits, whatever bells ring, unless the store closes.
     pub fn rest(&self, wait: Duration) {
-        drop(self.bell.wait_timeout(self.lock(), wait));
+        drop(self.bell.wait_timeout_while(self.lock(), wait, |state| !state.closing));
     }
 
-    /// The batches that no unsealed chunk but these needs, those included that nothing needs any more.
-    pub fn spent_with(&self, due: &[Due]) -> Vec<u64> {
-        let counts = count_by_batch(due.iter().flat_map(|due| &due.chunks));
+    /// The batches that no unsealed chunk but these needs, those included that nothing needs any more; with the number of their rows.
+    pub fn spent_with(&self, done: &[Done]) -> Vec<(u64, u16)> {
+        let counts = count_by_batch(done.iter().flat_map(|done| &done.chunks));
         let state = self.lock();
         let needed = |batch: &u64| counts.get(batch).copied().unwrap_or(0);
-        state.batches.iter().filter(|(batch, all)| **all <= needed(batch)).map(|(batch, _)| *batch).collect()
+        let spent = state.batches.iter().filter(|(batch, rows)| rows.open <= needed(batch));
+        spent.map(|(batch, rows)| (*batch, rows.rows)).collect()
     }
 
     /// The rows of these batches are deleted.
-    pub fn forget_batches(&self, batches: &[u64]) {
+    pub fn forget_batches(&self, batches: &[(u64, u16)]) {
         let mut state = self.lock();
-        for batch in batches {
+        for (batch, _) in batches {
             state.batches.remove(batch);
         }
     }
 
-    /// The chunks are in blocks, or their job is gone.
-    pub fn sealed(&self, due: &[Due]) {
+    /// The chunks are in blocks.
+    pub fn sealed(&self, done: Vec<Done>) {
         let mut state = self.lock();
-        for Due { job, kind, chunks } in due {
-            let ids: HashSet<(u64, u64)> = chunks.iter().map(|chunk| (chunk.batch, chunk.first)).collect();
-            let tick = state.tick;
-            let Some(tail) = state.by.get_mut(&(*job, *kind)) else { continue };
-            let before = tail.bytes;
-            let mut released = Vec::new();
-            tail.chunks.retain(|chunk| {
-                let gone = ids.contains(&(chunk.batch, chunk.first));
-                if gone {
-                    released.push((chunk.batch, chunk.weight()));
-                }
-                !gone
-            });
-            tail.bytes = before - released.iter().map(|(_, weight)| weight).sum::<usize>();
-            tail.since_tick = tick;
-            if tail.chunks.is_empty() {
-                state.by.remove(&(*job, *kind));
-            }
-            for (batch, weight) in released {
-                state.bytes -= weight;
-                if let Some(count) = state.batches.get_mut(&batch) {
-                    *count = count.saturating_sub(1);
-                }
-            }
+        for done in done {
+            state.release(done);
         }
-        let State { asked, by, .. } = &mut *state;
-        asked.retain(|job| has_tail(by, *job));
+        state.forget_asked();
         drop(state);
         self.bell.notify_all();
     }
 
-    /// Drops what is unsealed of a job; with a kind only that, below the ordinal.
-    pub fn forget(&self, job: JobId, which: Option<(OutputKind, u64)>) {
-        let mut due = self.of_job(job, which.map(|(kind, _)| kind));
-        if let Some((_, until)) = which {
-            due.iter_mut().for_each(|due| due.chunks.retain(|chunk| chunk.end() <= until));
+    /// A tail that could not be read: it is not tried again, so that the others are sealed.
+    pub fn set_aside(&self, job: JobId, kind: OutputKind) {
+        let mut state = self.lock();
+        if let Some(tail) = state.by.get_mut(&(job, kind)) {
+            tail.stuck = true;
         }
-        self.sealed(&due);
+        state.forget_asked();
+        drop(state);
+        self.bell.notify_all();
     }
 
+    /// Whether the sealer will put anything of the job into blocks.
     pub fn has_tail(&self, job: JobId) -> bool {
-        has_tail(&self.lock().by, job)
+        self.lock().has_tail(job)
     }
 
     /// Has these jobs sealed however young their output is, and blocks until they are, at most `patience`.
     pub fn seal_now(&self, jobs: &[JobId], patience: Duration) {
         let mut state = self.lock();
-        let State { asked, by, .. } = &mut *state;
-        asked.extend(jobs.iter().filter(|job| has_tail(by, **job)));
+        let open: Vec<JobId> = jobs.iter().copied().filter(|job| state.has_tail(*job)).collect();
+        state.asked.extend(&open);
         self.bell.notify_all();
-        let waits = |state: &mut State| jobs.iter().any(|job| state.asked.contains(job));
+        let waits = |state: &mut State| !state.closing && open.iter().any(|job| state.asked.contains(job));
         drop(self.bell.wait_timeout_while(state, patience, waits));
     }
 
-    /// Everything unsealed of a job, to be dropped with it; with `kind` only that.
-    pub fn of_job(&self, job: JobId, kind: Option<OutputKind>) -> Vec<Due> {
-        let state = self.lock();
-        let of = state.by.iter().filter(|((id, of), _)| *id == job && kind.is_none_or(|kind| kind == *of));
-        of.map(|((job, kind), tail)| Due { job: *job, kind: *kind, chunks: tail.chunks.iter().cloned().collect() })
-            .collect()
+    /// The job is gone, or this kind of its output below an ordinal: so is what was not sealed of it.
+    pub fn forget(&self, job: JobId, which: Option<(OutputKind, u64)>) {
+        let mut state = self.lock();
+        let (kind, until) = which.map_or((None, u64::MAX), |(kind, until)| (Some(kind), until));
+        let kinds = OutputKind::ALL.into_iter().filter(|of| kind.is_none_or(|kind| kind == *of));
+        for kind in kinds {
+            if let Some(tail) = state.by.get(&(job, kind)) {
+                let chunks = tail.chunks.iter().filter(|chunk| chunk.end() <= until).cloned().collect();
+                state.release(Done { job, kind, chunks, rest: None });
+            }
+        }
+        state.forget_asked();
+        drop(state);
+        self.bell.notify_all();
     }
-}
-
-fn has_tail(by: &HashMap<(JobId, OutputKind), Growing>, job: JobId) -> bool {
-    OutputKind::ALL.into_iter().any(|kind| by.contains_key(&(job, kind)))
 }
 
 impl State {
-    fn is_pressing(&self, options: &super::Options) -> bool {
-        !self.asked.is_empty() || self.bytes > options.tail_bytes_max || self.by.values().any(|tail| tail.bytes >= options.block_bytes)
-    }
-
-    fn pick(&self, options: &super::Options, all: bool, bytes_max: usize) -> Vec<Due> {
-        let patience_ticks = options.seal_after_ms.div_ceil(1_000);
-        // A batch row lives until the last of its chunks is sealed: the oldest one's owners are due with it.
-        let mut waiting: Vec<(bool, usize, &(JobId, OutputKind), &Growing)> = Vec::new();
-        for (key, tail) in &self.by {
-            let old = all || self.asked.contains(&key.0) || self.tick - tail.since_tick >= patience_ticks;
-            waiting.push((old || tail.bytes >= options.block_bytes, tail.bytes, key, tail));
-        }
-        waiting
-            .sort_unstable_by_key(|(due, bytes, key, _)| (std::cmp::Reverse(*due), std::cmp::Reverse(*bytes), **key));
-        let mut left_over = self.bytes;
-        let (mut picked, mut bytes) = (Vec::new(), 0);
-        for (due, _, (job, kind), tail) in waiting {
-            if bytes >= bytes_max || !(due || left_over > options.tail_bytes_max) {
-                break;
-            }
-            let (mut chunks, mut block) = (Vec::new(), 0);
-            for chunk in &tail.chunks {
-                chunks.push(chunk.clone());
-                block += chunk.weight();
-                if block >= options.block_bytes {
-                    break;
+    /// Takes chunks out of a tail. Those that went with their job meanwhile are no longer there.
+    fn release(&mut self, done: Done) {
+        let Some(tail) = self.by.get_mut(&(done.job, done.kind)) else { return };
+        let before = tail.weight();
+        for chunk in &done.chunks {
+            // They are the oldest, so each is the first one when its turn comes.
+            let first =
+                tail.chunks.front().is_some_and(|front| front.first == chunk.first && front.batch == chunk.batch);
+            if let Some(gone) = first.then(|| tail.chunks.pop_front()).flatten() {
+                tail.body_bytes -= gone.body.len();
+                if let Some(rows) = self.batches.get_mut(&gone.batch) {
+                    rows.open = rows.open.saturating_sub(1);
                 }
             }
-            bytes += block;
-            left_over -= block;
-            picked.push(Due { job: *job, kind: *kind, chunks });
+        }
+        if let Some(rest) = done.rest
+            && let Some(front) = tail.chunks.front_mut()
+            && front.batch == rest.batch
+            && front.first < rest.first
+            && front.end() == rest.end()
+        {
+            tail.body_bytes = tail.body_bytes + rest.body.len() - front.body.len();
+            *front = rest;
+        }
+        tail.since_tick = self.tick;
+        self.bytes = self.bytes + tail.weight() - before;
+        if tail.chunks.is_empty() {
+            self.by.remove(&(done.job, done.kind));
+        }
+    }
+
+    fn has_tail(&self, job: JobId) -> bool {
+        OutputKind::ALL.into_iter().any(|kind| self.by.get(&(job, kind)).is_some_and(|tail| !tail.stuck))
+    }
+
+    /// Those whose wish is fulfilled.
+    fn forget_asked(&mut self) {
+        let mut asked = std::mem::take(&mut self.asked);
+        asked.retain(|job| self.has_tail(*job));
+        self.asked = asked;
+    }
+
+    fn is_pressing(&self, options: &super::Options) -> bool {
+        let mut tails = self.by.values().filter(|tail| !tail.stuck);
+        !self.asked.is_empty()
+            || tails.any(|tail| tail.body_bytes >= options.block_bytes || self.is_old(tail, options))
+            || self.bytes > options.tail_bytes_max && self.by.values().any(|tail| !tail.stuck)
+    }
+
+    fn is_old(&self, tail: &Growing, options: &super::Options) -> bool {
+        self.tick - tail.since_tick >= options.seal_after_ms.div_ceil(1_000)
+    }
+
+    /// A batch's rows live until the last of its chunks is sealed: so the old ones first, however small, then the largest.
+    fn pick(&self, options: &super::Options, bytes_max: usize) -> Vec<Due> {
+        let mut waiting = Vec::new();
+        let mut short = self.bytes > options.tail_bytes_max;
+        for (key, tail) in self.by.iter().filter(|(_, tail)| !tail.stuck) {
+            let old = self.is_old(tail, options) || self.asked.contains(&key.0);
+            let full = tail.body_bytes >= options.block_bytes;
+            if old || full || short {
+                waiting.push((!old, !full, std::cmp::Reverse(tail.body_bytes), key, tail));
+            }
+        }
+        waiting.sort_unstable_by_key(|(young, part, bytes, key, _)| (*young, *part, *bytes, **key));
+        let due = waiting.iter().filter(|(young, part, ..)| !*young || !*part).count();
+        // One job alone may fill the round.
+        let each = options.block_bytes.max(bytes_max / due.max(1));
+        let mut left_over = self.bytes;
+        let (mut picked, mut bytes) = (Vec::new(), 0);
+        for (young, part, _, (job, kind), tail) in waiting {
+            short &= left_over > options.tail_bytes_max;
+            if bytes >= bytes_max || !(!young || !part || short) {
+                break;
+            }
+            let (mut chunks, mut taken) = (Vec::new(), 0);
+            for chunk in &tail.chunks {
+                if taken >= each {
+                    break;
+                }
+                taken += chunk.body.len();
+                chunks.push(chunk.clone());
+            }
+            bytes += taken;
+            left_over = left_over.saturating_sub(taken + CHUNK_OVERHEAD_BYTES * chunks.len());
+            let whole = chunks.len() == tail.chunks.len() && (!young || part);
+            picked.push(Due { job: *job, kind: *kind, chunks, whole });
         }
         picked
     }

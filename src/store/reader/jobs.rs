@@ -2,8 +2,8 @@
 
 use super::{Reader, just_after, key_of};
 use crate::model::{
-    Attempt, DeadLetter, DeadLetterId, Failure, Job, JobId, JobType, LogRecord, Manifest, OutputKind, Refusal, Task, TaskIndex,
-    TaskRef, TaskSpec, TaskState, Tenant,
+    Attempt, DeadLetter, DeadLetterId, Failure, Job, JobId, JobType, LogRecord, Manifest, OutputKind, Refusal, Task,
+    TaskIndex, TaskRef, TaskSpec, TaskState, Tenant,
 };
 use crate::store::keys::{self, Family, Space};
 use crate::store::records::{

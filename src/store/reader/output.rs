@@ -9,7 +9,7 @@ use super::{Reader, key_of};
 use crate::model::{JobId, JobName, LogRecord, NewLog, OutputKind, OutputRecord, Refusal};
 use crate::store::keys::{self, Family, Space};
 use crate::store::output::{BlockHead, Tail, read_block, read_head};
-use crate::store::records::NameRow;
+use crate::store::records::{NameRow, damaged};
 
 /// What one read may give: it ends at the first of the two that is reached, but gives at least one record where there is one.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +37,8 @@ pub struct LogSlice {
 
 /// Block heads read at a time.
 const HEADS: usize = 64;
+/// Times that one block is replaced while it is read: each takes a commit, and a read far less.
+const REPLACED_MAX: usize = 16;
 
 impl Reader {
     /// The job of this id, or the one that another program calls so.
@@ -110,25 +112,28 @@ impl Reader {
         self.spaces.range(Space::Output, from, until).take(rows).map(head).collect()
     }
 
-    /// The records of a block: empty when it is gone meanwhile. One that grew since its head was read is read with its new head.
+    /// The records of a block: empty when it is gone meanwhile. One that grew since its head was read is read with its new head; then
+    /// records may follow that the head does not know of.
     pub fn block(&self, head: &BlockHead) -> Result<Vec<OutputRecord>, Refusal> {
-        let get = |key: &keys::Key| Ok(self.spaces.get(key)?.map(|value| bytes::Bytes::copy_from_slice(&value)));
-        match read_block(head, get) {
-            Ok(records) => Ok(records.unwrap_or_default()),
-            Err(refusal) => {
-                let key = keys::block_head(head.job, head.kind, head.first);
-                match self.spaces.get(&key)? {
-                    None => Ok(Vec::new()),
-                    Some(value) => {
-                        let now = read_head(&key.bytes, &value)?;
-                        if now == *head {
-                            return Err(refusal);
-                        }
-                        Ok(read_block(&now, get)?.unwrap_or_default())
-                    }
-                }
+        let mut head = head.clone();
+        let mut read = read_block(&head, |key| self.spaces.get(key));
+        for _ in 0..REPLACED_MAX {
+            if let Ok(Some(records)) = read {
+                return Ok(records);
             }
+            // Replaced between its head and its parts, or gone.
+            let key = keys::block_head(head.job, head.kind, head.first);
+            let Some(value) = self.spaces.get(&key)? else { return Ok(Vec::new()) };
+            let now = read_head(&key.bytes, &value)?;
+            let same = now == head;
+            head = now;
+            let again = read_block(&head, |key| self.spaces.get(key));
+            if same && again.is_err() {
+                return Err(again.err().unwrap_or_else(|| damaged("a block")));
+            }
+            read = again;
         }
+        read?.ok_or_else(|| damaged(format!("block {} of {} of job {}", head.first, head.kind.name(), head.job)))
     }
 
     /// Records with ordinals from `from` on, in order. `want` false passes a block over unread.

@@ -96,3 +96,277 @@ async fn output_of_a_job_that_is_gone_is_refused_and_the_others_stands() {
     assert_eq!(firsts[1], Ok(0));
     assert_eq!(whole(&opened.reader, a), [0]);
 }
+
+/// The data of all records of a job, in order, with their ordinals.
+fn texts(reader: &Reader, job: JobId, kind: OutputKind) -> Vec<(u64, bytes::Bytes)> {
+    let (mut got, mut from) = (Vec::new(), 0);
+    loop {
+        let slice = reader.output(job, kind, from, OutputLimit { rows: 500, bytes: 1 << 20 }, &|_| true).unwrap();
+        got.extend(slice.records.into_iter().map(|record| (record.ordinal, record.entry.data)));
+        from = slice.next;
+        if slice.end {
+            return got;
+        }
+    }
+}
+
+/// Until the sealer has nothing to do: what is not sealed is too little for a block.
+async fn sealed(opened: &Opened, blocks: usize, job: JobId) {
+    while opened.reader.heads_of(job, OutputKind::Log, 0, 1_000).unwrap().len() < blocks {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_restart_after_any_number_of_appends_loses_and_doubles_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut written = [0u64; 3];
+    let mut jobs = Vec::new();
+    for round in 0..40u64 {
+        let opened = open_small(dir.path());
+        if round == 0 {
+            for n in 1..=3 {
+                jobs.push(named(&opened.store, &format!("job-{n}"), n).await);
+            }
+        }
+        for append_n in 0..=round % 4 {
+            let mut shares = Vec::new();
+            for (at, job) in jobs.iter().enumerate() {
+                // Jobs of different speed, so that batches are needed by some and not by others.
+                let count = [40, 9, u64::from(append_n == 0)][at];
+                shares.push(OutputShare { job: *job, records: (0..count).map(|n| line(written[at] + n)).collect() });
+                written[at] += count;
+            }
+            shares.push(OutputShare { job: JobId::from_bytes([9; 16]), records: vec![line(0)] });
+            append(&opened.store, shares).await;
+        }
+        if round % 8 == 7 {
+            sealed(&opened, 2, jobs[0]).await;
+        }
+        for (job, written) in jobs.iter().zip(written) {
+            let got = texts(&opened.reader, *job, OutputKind::Log);
+            let expected: Vec<_> = (0..written).map(|n| (n, line(n).data)).collect();
+            assert_eq!(got, expected, "round {round}");
+        }
+        drop(opened);
+        let report = check(dir.path()).unwrap();
+        assert!(report.is_clean(), "round {round}: {:?}", report.problems);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn readers_see_each_record_once_and_in_order_while_it_is_appended_and_sealed() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = open_small(dir.path());
+    let (a, b) = (named(&opened.store, "a", 1).await, named(&opened.store, "b", 2).await);
+    const LINES: u64 = 6_000;
+    let readers: Vec<_> = [a, b, a, b]
+        .into_iter()
+        .enumerate()
+        .map(|(n, job)| {
+            let reader = opened.reader.clone();
+            std::thread::spawn(move || {
+                let (mut from, mut seen) = (0, 0);
+                while seen < LINES {
+                    // One follows, one reads from anywhere to the end.
+                    let limit = OutputLimit { rows: 64 + n * 100, bytes: 1 << 20 };
+                    let slice = reader.log_slice(job, from, limit, &|_| true).unwrap();
+                    for record in &slice.records {
+                        assert_eq!(record.offset, seen);
+                        assert_eq!(record.chunk, line(seen).data);
+                        seen += 1;
+                    }
+                    from = slice.next;
+                    assert_eq!(from, seen);
+                    let start = seen / 2;
+                    let whole = reader.output(job, OutputKind::Log, start, limit, &|_| true).unwrap();
+                    for (n, record) in whole.records.iter().enumerate() {
+                        assert_eq!(record.ordinal, start + n as u64);
+                    }
+                }
+            })
+        })
+        .collect();
+    let writers: Vec<_> = [a, b]
+        .into_iter()
+        .map(|job| {
+            let store = opened.store.clone();
+            tokio::spawn(async move {
+                let mut next = 0;
+                while next < LINES {
+                    let count = (1 + next % 70).min(LINES - next);
+                    let records = (next..next + count).map(line).collect();
+                    assert_eq!(append(&store, vec![OutputShare { job, records }]).await, [Ok(next)]);
+                    next += count;
+                }
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    tokio::task::spawn_blocking(move || readers.into_iter().for_each(|reader| reader.join().unwrap())).await.unwrap();
+    sealed(&opened, 10, a).await;
+    drop(opened);
+    assert_eq!(check(dir.path()).unwrap().problems, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_record_larger_than_a_row_and_any_bytes_come_back_as_they_were() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = open_small(dir.path());
+    let a = named(&opened.store, "a", 1).await;
+    let mut seed = 1u64;
+    let mut noise = |bytes: usize| -> bytes::Bytes {
+        let words = (0..bytes / 8).flat_map(|_| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed ^ seed >> 29).to_le_bytes()
+        });
+        words.collect::<Vec<u8>>().into()
+    };
+    let datas = [noise(900_000), noise(900_000), noise(9 << 20), bytes::Bytes::new(), noise(64)];
+    for data in &datas {
+        let record = NewOutput { data: data.clone(), ..line(0) };
+        append(&opened.store, vec![OutputShare { job: a, records: vec![record] }]).await;
+    }
+    for _ in 0..2 {
+        let got = texts(&opened.reader, a, OutputKind::Log);
+        assert!(got.iter().map(|(_, data)| data).eq(&datas));
+        sealed(&opened, 3, a).await;
+        drop(opened);
+        opened = open_small(dir.path());
+    }
+    drop(opened);
+    assert_eq!(check(dir.path()).unwrap().problems, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn blocks_end_where_lines_end_so_that_a_search_reads_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = open_small(dir.path());
+    let a = named(&opened.store, "a", 1).await;
+    let text: Vec<u8> = (0..2_000).flat_map(|n| line(n).data.to_vec()).collect();
+    // Pieces that do not care where lines end.
+    for pieces in text.chunks(5_000) {
+        let pieces = pieces.chunks(170).map(|data| NewOutput {
+            stream: LogStream::Stdout,
+            data: bytes::Bytes::copy_from_slice(data),
+            ..line(0)
+        });
+        append(&opened.store, vec![OutputShare { job: a, records: pieces.collect() }]).await;
+    }
+    sealed(&opened, 10, a).await;
+    let heads = opened.reader.heads_of(a, OutputKind::Log, 0, 1_000).unwrap();
+    let whole = heads.iter().filter(|head| head.open_streams == 0).count();
+    assert!(whole * 10 >= heads.len(), "{whole} of {} blocks end with a line", heads.len());
+    let joined: Vec<u8> =
+        texts(&opened.reader, a, OutputKind::Log).iter().flat_map(|(_, data)| data.to_vec()).collect();
+    assert_eq!(joined, text);
+}
+
+#[path = "../../../tests/bench/corpus.rs"]
+mod corpus;
+
+#[tokio::test]
+async fn service_logs_cost_nineteen_bytes_a_line_and_a_word_that_is_not_there_lets_blocks_be_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = open(dir.path(), &Options::default(), Metrics::new()).unwrap();
+    let a = named(&opened.store, "a", 1).await;
+    let (mut rng, mut time_ms, mut bytes) = (7, 1_772_000_000_000, 0);
+    const LINES: u64 = 12_000;
+    for _ in 0..6 {
+        let mut line = || {
+            let mut data = Vec::new();
+            corpus::line(&mut rng, &mut time_ms, &mut data);
+            bytes += data.len() as u64;
+            let time_ns = i64::try_from(time_ms / 1_000 * 1_000_000_000).unwrap();
+            NewOutput { stream: LogStream::Stdout, time_ns, data: data.into(), ..super::output::line(0) }
+        };
+        let records = (0..LINES / 6).map(|_| line()).collect();
+        append(&opened.store, vec![OutputShare { job: a, records }]).await;
+    }
+    assert!((115..127).contains(&(bytes / LINES)), "{bytes}");
+    let expected = texts(&opened.reader, a, OutputKind::Log);
+    // The rest is sealed when it is old.
+    while !opened.reader.tail(a, OutputKind::Log).chunks().is_empty() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(texts(&opened.reader, a, OutputKind::Log), expected);
+    let heads = opened.reader.heads_of(a, OutputKind::Log, 0, 1_000).unwrap();
+    let stored: u64 = heads.iter().map(|head| head.stored_bytes).sum();
+    assert!(stored <= 19 * LINES, "{stored} bytes of {LINES} lines in {} blocks", heads.len());
+    assert!(heads.iter().all(|head| !head.filter.may_contain(b"panicked at", false)));
+    assert!(heads.iter().all(|head| head.filter.may_contain(b"UPSTREAM-timeout", true)));
+}
+
+#[tokio::test]
+async fn a_lost_head_is_named_by_the_check_and_made_anew_by_salvage() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = open_small(dir.path());
+    let a = named(&opened.store, "a", 1).await;
+    for round in 0..40u64 {
+        append(&opened.store, vec![OutputShare { job: a, records: (0..20).map(|n| line(round * 20 + n)).collect() }])
+            .await;
+    }
+    sealed(&opened, 4, a).await;
+    let before = texts(&opened.reader, a, OutputKind::Log);
+    let lost = opened.reader.heads_of(a, OutputKind::Log, 0, 100).unwrap()[1].first;
+    drop(opened);
+    let spaces = open::open_database(&dir.path().join("db"), &Options::default()).unwrap();
+    let gone = [(keys::block_head(a, OutputKind::Log, lost), None)];
+    spaces.commit(gone.iter().map(|(key, value)| (key, value))).unwrap();
+    drop(spaces);
+    let problems = check(dir.path()).unwrap().problems;
+    assert!(problems.iter().any(|problem| problem.contains("has no head")), "{problems:?}");
+    assert!(problems.iter().any(|problem| problem.contains("lacks records")), "{problems:?}");
+    let into = dir.path().join("salvaged");
+    let report = salvage(dir.path(), &into).unwrap();
+    assert_eq!(report.lost, Vec::<String>::new());
+    assert_eq!(check(&into).unwrap().problems, Vec::<String>::new());
+    let opened = open_small(&into);
+    assert_eq!(texts(&opened.reader, a, OutputKind::Log), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore]
+async fn scratch_du() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = open(dir.path(), &Options::default(), Metrics::new()).unwrap();
+    let mut jobs = Vec::new();
+    for n in 0..100u8 {
+        jobs.push(named(&opened.store, &format!("j{n}"), n).await);
+    }
+    let (mut rng, mut time_ms) = (7, 1_772_000_000_000);
+    let start = std::time::Instant::now();
+    for _ in 0..100 {
+        let shares = jobs
+            .iter()
+            .map(|job| OutputShare {
+                job: *job,
+                records: (0..50)
+                    .map(|_| {
+                        let mut data = Vec::new();
+                        corpus::line(&mut rng, &mut time_ms, &mut data);
+                        NewOutput { stream: LogStream::Stdout, data: data.into(), ..line(0) }
+                    })
+                    .collect(),
+            })
+            .collect();
+        append(&opened.store, shares).await;
+        while !opened.store.wait_for_output_room(Duration::from_secs(1)) {}
+    }
+    println!("appended {:?} unsealed {:?}", start.elapsed(), opened.reader.unsealed());
+    for s in 0..30 {
+        let out = std::process::Command::new("sh")
+            .arg("-c")
+            .arg(format!("du -sk {0}; du -k {0}/db/*.jnl", dir.path().display()))
+            .output()
+            .unwrap();
+        println!("{s} {:?} {:?}\n{}", start.elapsed(), opened.reader.unsealed(), String::from_utf8_lossy(&out.stdout));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let heads = opened.reader.heads_after(None, 100_000).unwrap();
+    println!("heads {} stored {}", heads.len(), heads.iter().map(|h| h.stored_bytes).sum::<u64>());
+    drop(opened);
+    println!("{:?}", check(dir.path()).unwrap().problems);
+}

@@ -60,6 +60,8 @@ async fn deleted_output_does_not_come_back_with_the_batches_that_other_jobs_stil
     seal(&opened, &[a, b]);
     assert_eq!(ordinals(&opened.reader, a, OutputKind::Exec), [9, 10]);
     assert_eq!(opened.reader.kept(a, OutputKind::Exec).unwrap(), (9, 11));
+    drop(opened);
+    checked(dir.path());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,6 +88,8 @@ async fn lines_and_output_of_one_sequence_are_counted_together_and_go_up_to_the_
     assert_eq!(gone, count - head.first);
     assert!(opened.reader.log_slice(a, 0, limit, &|_| true).unwrap().records.is_empty());
     assert!(opened.reader.heads_after(None, 9).unwrap().is_empty());
+    drop(opened);
+    checked(dir.path());
 }
 
 /// Rows of jobs that are not there any more.
@@ -136,6 +140,8 @@ async fn a_job_deleted_while_its_output_arrives_leaves_nothing_and_the_rest_make
     assert_eq!(orphans(&opened.reader), []);
     let running: u64 = opened.reader.counters().jobs.values().sum();
     assert_eq!(running, left.len() as u64, "the totals count a job that is gone");
+    drop(opened);
+    checked(dir.path());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,14 +149,8 @@ async fn a_turned_journal_and_a_compaction_lose_nothing_and_give_the_space_back(
     let dir = tempfile::tempdir().unwrap();
     let mut opened = open_small(dir.path());
     let (a, b) = (named(&opened.store, "a", 1).await, named(&opened.store, "b", 2).await);
-    let mut state = 1u64;
-    let mut noise = || -> Vec<u8> {
-        let mut next = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            (state >> 33) as u8
-        };
-        (0..8_000).map(|_| next()).collect()
-    };
+    let mut rng = fastrand::Rng::with_seed(1);
+    let mut noise = || -> Vec<u8> { (0..8_000).map(|_| rng.u8(..)).collect() };
     for n in 0..200 {
         let mut noisy = || NewOutput { data: noise().into(), ..line(n, OutputKind::Log) };
         let mut records = |job| OutputShare { job, records: (0..8).map(|_| noisy()).collect() };
@@ -169,11 +169,21 @@ async fn a_turned_journal_and_a_compaction_lose_nothing_and_give_the_space_back(
         drop(opened);
         opened = open_small(dir.path());
     }
+    drop(opened);
+    checked(dir.path());
 }
 
 /// What the files under the folder occupy.
 fn used(folder: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt as _;
     let entries = std::fs::read_dir(folder).unwrap().flatten();
-    entries.map(|entry| if entry.path().is_dir() { used(&entry.path()) } else { entry.metadata().map_or(0, |file| file.blocks() * 512) }).sum()
+    entries
+        .map(|entry| {
+            if entry.path().is_dir() {
+                used(&entry.path())
+            } else {
+                entry.metadata().map_or(0, |file| file.blocks() * 512)
+            }
+        })
+        .sum()
 }

@@ -1,0 +1,229 @@
+//! Check of the jobs' output: batches, heads, blocks, names, and that no ordinal is missing between them.
+//!
+//! Owns: what must hold of the output's rows. Must not know: how to mend them (see `salvage_output`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::check::CheckReport;
+use super::keys::{self, Family, Fields, Space};
+use super::output::{read_batches, read_head, rebuild_head};
+use super::records::{self, JobRow, NameRow, damaged};
+use super::spaces::Spaces;
+use crate::model::{JobId, JobName, OutputKind, Refusal};
+
+/// What a job's row says of its records.
+struct Counts {
+    logs: u64,
+    logs_from: u64,
+    others: Vec<u64>,
+    /// Of the others: what is below was deleted.
+    others_from: Vec<u64>,
+    has_output: bool,
+}
+
+impl Counts {
+    fn of(&self, kind: OutputKind) -> u64 {
+        match kind {
+            OutputKind::Log => self.logs,
+            other => self.others.get(other.index()).copied().unwrap_or(0),
+        }
+    }
+
+    fn kept_from(&self, kind: OutputKind) -> u64 {
+        match kind {
+            OutputKind::Log => self.logs_from,
+            other => self.others_from.get(other.index()).copied().unwrap_or(0),
+        }
+    }
+}
+
+#[derive(Default)]
+pub struct OutputWalk {
+    jobs: BTreeMap<JobId, Counts>,
+    /// First and last ordinals of what blocks and batches hold.
+    held: BTreeMap<(JobId, OutputKind), Vec<(u64, u64)>>,
+    /// Parts that each head names.
+    parts: BTreeMap<(JobId, OutputKind, u64), u16>,
+    strangers: BTreeSet<JobId>,
+}
+
+impl OutputWalk {
+    pub fn see_job(
+        &mut self,
+        spaces: &Spaces,
+        report: &mut CheckReport,
+        id: JobId,
+        row: &JobRow,
+    ) -> Result<(), Refusal> {
+        let has_output = row.output_bytes > 0 || row.output_at_ms > 0;
+        let others = row.output_counts.clone();
+        let others_from = row.output_from.clone();
+        self.jobs.insert(id, Counts { logs: row.log_count, logs_from: row.logs_from, others, others_from, has_output });
+        if !row.name.is_empty() {
+            let name = JobName::parse(&row.name).ok_or_else(|| damaged(format!("the name of job {id}")))?;
+            if spaces.get(&keys::name(&name))?.is_none() {
+                report.problem(format!("job {id} is called {name} and cannot be found by that name"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Names stand behind the jobs.
+    pub fn see_name(&self, spaces: &Spaces, report: &mut CheckReport, key: &[u8], value: &[u8]) -> Result<(), Refusal> {
+        let row: NameRow = records::decode("name", value)?;
+        let (id, name) = (row.job()?, JobName::parse(&row.name).ok_or_else(|| damaged("a name"))?);
+        if keys::name(&name).bytes != key {
+            report.problem(format!("the name {name} stands at another name's place"));
+        }
+        let job = spaces.get(&keys::job(id))?;
+        let job = job.map(|value| records::decode::<JobRow>("job", &value)).transpose()?;
+        if job.is_none_or(|job| job.name != row.name) {
+            report.problem(format!("the name {name} leads to job {id}, which is gone or has another name"));
+        }
+        Ok(())
+    }
+
+    pub fn see_head(
+        &mut self,
+        spaces: &Spaces,
+        report: &mut CheckReport,
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<(), Refusal> {
+        let head = read_head(key, value)?;
+        let place = (head.job, head.kind, head.first);
+        let name = format!("block {} of {} of job {}", head.first, head.kind.name(), head.job);
+        self.parts.insert(place, head.parts);
+        self.hold(report, head.job, head.kind, head.first, head.last);
+        let mut parts = Vec::new();
+        for part in 0..head.parts {
+            match spaces.get(&keys::block(head.job, head.kind, head.first, part))? {
+                Some(bytes) => parts.push(bytes),
+                None => {
+                    report.problem(format!("{name} lacks part {part}"));
+                    return Ok(());
+                }
+            }
+        }
+        let (row, records) = rebuild_head(head.job, head.kind, head.first, &parts)?;
+        let mut found = read_head(key, &row)?;
+        // What the filter says is another version's to choose; that it never says no to what is there is not.
+        found.filter = head.filter.clone();
+        found.stored_bytes = head.stored_bytes;
+        if found != head {
+            report.problem(format!("the head of {name} does not say what the block holds"));
+        }
+        if records.is_sorted_by(|a, b| a.ordinal < b.ordinal) {
+            let probe = records.iter().find(|record| record.entry.data.len() >= 8);
+            if probe.is_some_and(|record| !head.filter.may_contain(&record.entry.data, false)) {
+                report.problem(format!("the text filter of {name} denies what the block holds"));
+            }
+        } else {
+            report.problem(format!("the records of {name} are out of order"));
+        }
+        Ok(())
+    }
+
+    /// Blocks stand behind the heads.
+    pub fn see_block(&self, report: &mut CheckReport, key: &[u8]) -> Result<(), Refusal> {
+        let place = Fields::of(Family::Block, key).and_then(|mut fields| Some((fields.block()?, fields.u16()?)));
+        let ((job, kind, first), part) = place.ok_or_else(|| damaged("a Block key"))?;
+        if self.parts.get(&(job, kind, first)).is_none_or(|parts| part >= *parts) {
+            report.problem(format!("part {part} of block {first} of {} of job {job} has no head", kind.name()));
+        }
+        Ok(())
+    }
+
+    fn hold(&mut self, report: &mut CheckReport, job: JobId, kind: OutputKind, first: u64, last: u64) {
+        let Some(counts) = self.jobs.get(&job) else {
+            if self.strangers.insert(job) {
+                report.problem(format!("there is output of job {job}, which is gone"));
+            }
+            return;
+        };
+        if last < first || last >= counts.of(kind) {
+            let (kind, counted) = (kind.name(), counts.of(kind));
+            report.problem(format!("job {job} counts {counted} records of {kind}, and {first} to {last} are there"));
+        }
+        let held = self.held.entry((job, kind)).or_default();
+        if held.last().is_some_and(|before| before.1 >= first) {
+            report.problem(format!("two blocks hold record {first} of {} of job {job}", kind.name()));
+        }
+        held.push((first, last));
+    }
+
+    /// What is not sealed, and whether anything is missing in between.
+    pub fn finish(mut self, spaces: &Spaces, report: &mut CheckReport) {
+        let mut open: BTreeMap<(JobId, OutputKind), Vec<(u64, u64)>> = BTreeMap::new();
+        let rows = spaces.range(Space::Output, &[Family::Batch as u8], &keys::end_of(Family::Batch));
+        let read = read_batches(rows, |_, found| {
+            let unpacked = found.and_then(|found| {
+                found.unpack(|job, kind, chunk| {
+                    let records = chunk.records(kind)?;
+                    let last = chunk.first.wrapping_add(chunk.count).wrapping_sub(1);
+                    let counted = self.jobs.get(&job).map(|counts| counts.of(kind));
+                    if records.len() as u64 != chunk.count
+                        || records.first().is_none_or(|record| record.ordinal != chunk.first)
+                        || records.last().is_none_or(|record| record.ordinal != last)
+                        || counted.is_some_and(|counted| last >= counted)
+                    {
+                        return Err(damaged(format!("output batch {} ({} of job {job})", chunk.batch, kind.name())));
+                    }
+                    // Of a job that is gone, or sealed by now: such a row goes with the last chunk that is neither.
+                    if counted.is_some() {
+                        open.entry((job, kind)).or_default().push((chunk.first, last));
+                    }
+                    Ok(false)
+                })
+            });
+            if let Err(refusal) = unpacked {
+                report.problem(refusal.message);
+            }
+            Ok(())
+        });
+        if let Err(refusal) = read {
+            report.problem(format!("output: {}", refusal.message));
+        }
+        for (place, chunks) in open {
+            self.held.entry(place).or_default().extend(chunks);
+        }
+        for ((job, kind), held) in &self.held {
+            if let (Some(counts), Some((first, _))) = (self.jobs.get(job), held.first()) {
+                let mut next = *first;
+                for (first, last) in held.iter().copied().chain([(counts.of(*kind), counts.of(*kind))]) {
+                    if first > next {
+                        missing(spaces, report, counts, (*job, *kind), next..first);
+                    }
+                    next = next.max(last.saturating_add(1));
+                }
+            }
+        }
+        for (id, counts) in &self.jobs {
+            // What was appended as output may have been pruned; the job's own lines go with `logs_from`.
+            if counts.logs > counts.logs_from && !counts.has_output {
+                missing(spaces, report, counts, (*id, OutputKind::Log), counts.logs - 1..counts.logs);
+            }
+        }
+    }
+}
+
+/// Ordinals that no block and no batch holds: the job's own lines, or lost.
+fn missing(
+    spaces: &Spaces,
+    report: &mut CheckReport,
+    counts: &Counts,
+    place: (JobId, OutputKind),
+    ordinals: std::ops::Range<u64>,
+) {
+    let (job, kind) = place;
+    for ordinal in ordinals.clone() {
+        if ordinal < counts.kept_from(kind)
+            || kind == OutputKind::Log && matches!(spaces.get(&keys::log(job, ordinal)), Ok(Some(_)))
+        {
+            continue;
+        }
+        let (count, until) = (kind.name(), ordinals.end - 1);
+        report.problem(format!("job {job} lacks records of {count} from {ordinal} to {until} or before"));
+        return;
+    }
+}

@@ -1,0 +1,126 @@
+//! Room for and after journals: batches of output go through them, and after a burst they would stay on the disk for long.
+//!
+//! Owns: when memtables are written to tables so that old journal files can go, and when a new file is begun for that.
+//! Must not know: what is in them.
+//!
+//! The database removes a journal file once every keyspace has written what stands in it to tables, and begins a new file when it writes a
+//! table and the present file is beyond 64 MB; there is no other way to make it begin one. So while output goes on, memtables are
+//! written as soon as there is more than one file. When it is quiet, the present file is filled up with rows that mean nothing, if that
+//! gives back enough, and rarely enough that a disk does not notice.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use super::keys::{self, Space};
+use super::spaces::Spaces;
+use super::{journal, published::Published};
+
+/// Beyond this many bytes the database begins a new file.
+const FILE_BYTES: u64 = 64_000_000;
+/// Journals that occupy less are left alone.
+const WORTH_BYTES: u64 = 16 << 20;
+/// Turns, of a second, without output before the present file is filled up.
+const QUIET_TURNS: u64 = 3;
+/// Between two fillings: 64 MB in ten minutes are 9 GB a day at most.
+const FILL_EVERY_TURNS: u64 = 600;
+/// Between two rounds of writing memtables while output goes on.
+const WRITE_EVERY_TURNS: u64 = 5;
+/// Filled in one turn: they stand in a memtable until it is written.
+const FILL_BYTES: u64 = 16 << 20;
+/// Filled in one commit: others wait for it.
+const FILL_STEP_BYTES: usize = 1 << 20;
+
+pub struct JournalRoom {
+    database: PathBuf,
+    turn: u64,
+    quiet: u64,
+    written_at: u64,
+    filled_at: Option<u64>,
+    /// While a file is filled up: its number, and how much may still be written into it.
+    filling: Option<(u64, u64)>,
+    /// It cannot be known or changed here: left to the database.
+    off: bool,
+}
+
+/// The journal files: the newest one's number, how many there are, and bytes on disk of the newest and of all.
+struct Files {
+    newest: u64,
+    count: usize,
+    newest_bytes: u64,
+    bytes: u64,
+}
+
+impl JournalRoom {
+    pub fn new(database: PathBuf) -> Self {
+        Self { database, turn: 0, quiet: 0, written_at: 0, filled_at: None, filling: None, off: false }
+    }
+
+    /// Once a second. `quiet`: nothing is written at present that would be held up.
+    pub fn turn(&mut self, spaces: &Spaces, published: &Published, quiet: bool) {
+        self.turn += 1;
+        self.quiet = if quiet { self.quiet + 1 } else { 0 };
+        if self.off || published.fault().is_some() {
+            return;
+        }
+        if let Err(why) = self.look(spaces, published) {
+            tracing::warn!(%why, "journal files are left to the database");
+            self.off = true;
+        }
+    }
+
+    fn look(&mut self, spaces: &Spaces, published: &Published) -> Result<(), String> {
+        let files = self.files().map_err(|error| format!("{}: {error}", self.database.display()))?;
+        if let Some((number, left)) = self.filling {
+            if files.newest != number || left == 0 {
+                // A new file was begun: what is left in memory is all that still needs the old one.
+                self.filling = None;
+                self.written_at = self.turn;
+                return spaces.write_tables();
+            }
+            let bytes = left.min(FILL_BYTES);
+            self.filling = Some((number, left - bytes));
+            return fill(spaces, bytes);
+        }
+        let waited = self.turn - self.written_at >= WRITE_EVERY_TURNS;
+        if files.count > 1 && files.bytes - files.newest_bytes >= WORTH_BYTES && waited {
+            self.written_at = self.turn;
+            return spaces.write_tables();
+        }
+        let long_ago = self.filled_at.is_none_or(|at| self.turn - at >= FILL_EVERY_TURNS);
+        let worth = files.count == 1 && files.newest_bytes >= WORTH_BYTES;
+        if worth && long_ago && self.quiet >= QUIET_TURNS && published.short_of_room().is_none() {
+            self.filled_at = Some(self.turn);
+            let missing = FILE_BYTES.saturating_sub(files.newest_bytes) + FILL_STEP_BYTES as u64;
+            self.filling = Some((files.newest, missing));
+            return spaces.write_tables();
+        }
+        Ok(())
+    }
+
+    fn files(&self) -> std::io::Result<Files> {
+        let mut files = Files { newest: 0, count: 0, newest_bytes: 0, bytes: 0 };
+        for (number, path) in journal::files(&self.database)? {
+            let metadata = match std::fs::metadata(&path) {
+                // Removed between the two looks.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                other => other?,
+            };
+            // A file is made longer than what is in it; blocks are what it occupies, in units of 512 bytes.
+            let bytes = metadata.blocks() * 512;
+            files = Files { newest: number, count: files.count + 1, newest_bytes: bytes, bytes: files.bytes + bytes };
+        }
+        Ok(files)
+    }
+}
+
+/// Writes rows without a meaning and deletes them, then their memtable: that is when the database looks at the file's size.
+fn fill(spaces: &Spaces, bytes: u64) -> Result<(), String> {
+    let failed = |error: fjall::Error| error.to_string();
+    let key = keys::filler();
+    let value = Some(vec![0; FILL_STEP_BYTES]);
+    for _ in 0..bytes.div_ceil(FILL_STEP_BYTES as u64) {
+        spaces.commit(std::iter::once((&key, &value))).map_err(failed)?;
+    }
+    spaces.commit(std::iter::once((&key, &None))).map_err(failed)?;
+    spaces.write_table(Space::Output)
+}

@@ -1,0 +1,94 @@
+//! zstd in and out, in parts that a row can hold.
+//!
+//! Owns: cutting what is large while it is compressed, so that no second copy of it is made. Must not know: what is packed.
+
+use std::io::{self, Write};
+
+use bytes::Bytes;
+
+use super::PART_BYTES;
+use crate::model::{Refusal, RefusalCode};
+
+/// Compressed bytes, in parts of at most [`PART_BYTES`].
+struct Parts(Vec<Vec<u8>>);
+
+impl Write for Parts {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.0.last_mut() {
+            Some(last) if last.len() < PART_BYTES => {
+                let taken = bytes.len().min(PART_BYTES - last.len());
+                last.extend_from_slice(bytes.get(..taken).unwrap_or_default());
+                Ok(taken)
+            }
+            _ => {
+                self.0.push(Vec::new());
+                if bytes.is_empty() { Ok(0) } else { self.write(bytes) }
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Packs the pieces as one, behind `head` in the first part. An error is one of memory: trying again helps.
+pub fn pack<'a>(
+    head: Vec<u8>,
+    pieces: impl Iterator<Item = &'a [u8]> + Clone,
+    level: i32,
+) -> Result<Vec<Vec<u8>>, Refusal> {
+    let bytes = pieces.clone().map(|piece| piece.len() as u64).sum();
+    let packed = || {
+        let mut encoder = zstd::stream::write::Encoder::new(Parts(vec![head]), level)?;
+        encoder.set_pledged_src_size(Some(bytes))?;
+        encoder.include_contentsize(true)?;
+        for piece in pieces {
+            encoder.write_all(piece)?;
+        }
+        Ok::<_, io::Error>(encoder.finish()?.0)
+    };
+    packed().map_err(|error| {
+        let message = format!("{bytes} bytes of output could not be compressed: {error}; trying again may help");
+        Refusal::new(RefusalCode::Internal, message)
+    })
+}
+
+/// Exactly `bytes` bytes, or None.
+pub fn unpack(packed: &[u8], bytes: u64) -> Option<Bytes> {
+    // What is allocated is what a damaged row says, unless the frame itself says otherwise.
+    let said = zstd::zstd_safe::get_frame_content_size(packed).ok().flatten()?;
+    let bytes = usize::try_from(bytes).ok().filter(|_| said == bytes)?;
+    let unpacked = zstd::bulk::decompress(packed, bytes).ok()?;
+    (unpacked.len() == bytes).then(|| unpacked.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_record_is_cut_into_parts_and_joined_again() {
+        let mut seed = 1u64;
+        let noise: Vec<u8> = (0..PART_BYTES + (3 << 20))
+            .map(|_| {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                seed.to_be_bytes()[0]
+            })
+            .collect();
+        let parts = pack(vec![1, 2, 3], noise.chunks(1 << 20), 1).unwrap();
+        assert_eq!(parts.len(), 2);
+        assert!(parts.iter().all(|part| part.len() <= PART_BYTES));
+        let joined = parts.concat();
+        assert_eq!(joined[..3], [1, 2, 3]);
+        assert_eq!(unpack(&joined[3..], noise.len() as u64).unwrap(), noise);
+        assert_eq!(unpack(&joined[3..], noise.len() as u64 - 1), None);
+        assert_eq!(unpack(&joined[4..], noise.len() as u64), None);
+    }
+
+    #[test]
+    fn nothing_is_packed_and_read_back() {
+        let parts = pack(Vec::new(), std::iter::empty(), 1).unwrap();
+        assert_eq!(unpack(&parts.concat(), 0).unwrap(), Bytes::new());
+    }
+}
