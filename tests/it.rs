@@ -22,6 +22,7 @@ mod lives;
 mod metrics;
 mod output_in;
 mod output_kept;
+mod output_query;
 mod persist_mode;
 mod persist_service;
 mod polite;

@@ -110,12 +110,10 @@ impl Filter {
         let ms = |ns: i64| ns.div_euclid(1_000_000);
         let late_enough = self.from_ms == 0 || ms(head.time_max_ns) >= self.from_ms;
         let early_enough = self.until_ms == 0 || ms(head.time_min_ns) < self.until_ms;
-        // Messages of own lines are not in the block's filter.
-        let by_text = own > 0 && self.has_stream(LogStream::Job);
         counts.into_iter().any(|(stream, count)| count > 0 && self.has_stream(stream))
             && late_enough
             && early_enough
-            && (by_text || self.patterns.iter().all(|pattern| pattern.may_match(&head.filter)))
+            && self.patterns.iter().all(|pattern| pattern.may_match(&head.filter))
     }
 
     fn has_stream(&self, stream: LogStream) -> bool {

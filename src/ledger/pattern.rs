@@ -26,7 +26,7 @@ pub struct Pattern {
 
 #[derive(Debug, Clone)]
 enum Matcher {
-    Text(Finder<'static>),
+    Text(Box<Finder<'static>>),
     Regex(Regex),
 }
 
@@ -54,7 +54,7 @@ impl Pattern {
             return Self::regex("text", &regex::escape(text), true);
         }
         let literal = Literal { bytes: text.as_bytes().to_vec(), ignore_case: false };
-        let matcher = Matcher::Text(Finder::new(text.as_bytes()).into_owned());
+        let matcher = Matcher::Text(Box::new(Finder::new(text.as_bytes()).into_owned()));
         Ok(Self { matcher, clauses: vec![vec![literal]] })
     }
 

@@ -59,9 +59,7 @@ fn needs(hir: &Hir) -> Needs {
     match hir.kind() {
         // What only looks around takes no room between its neighbours.
         HirKind::Empty | HirKind::Look(_) => Needs::exactly(empty()),
-        HirKind::Literal(literal) => {
-            Needs::exactly(vec![Literal { bytes: literal.0.to_vec(), ignore_case: false }])
-        }
+        HirKind::Literal(literal) => Needs::exactly(vec![Literal { bytes: literal.0.to_vec(), ignore_case: false }]),
         HirKind::Class(class) => class_of(class).map_or_else(Needs::default, Needs::exactly),
         HirKind::Capture(capture) => needs(&capture.sub),
         HirKind::Repetition(repetition) => {

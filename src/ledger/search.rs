@@ -335,8 +335,7 @@ impl Search {
         let edges: Edges = std::mem::take(&mut head.edges);
         // Heads wait in the plan: without what was taken from them.
         head.filter = TextFilter::default();
-        let seen =
-            Seen { block: Block { head, from, until }, edges, has, may_begin: is_wanted && in_time, is_part };
+        let seen = Seen { block: Block { head, from, until }, edges, has, may_begin: is_wanted && in_time, is_part };
         job.plan.add(seen, |before, behind| self.pattern.needed_across(before, behind));
     }
 

@@ -11,8 +11,8 @@ use crate::api::{Api, Check, Places, errors, health};
 use crate::ingest::Validation;
 use crate::ledger::{JobStory, LifeEvent, LogPage, RecentFailure, SearchHit, SearchPage, TaskStory};
 use crate::model::{
-    CleanupReport, Controls, DeadLetter, Failure, Header, Job, JobId, JobType, LogRecord, LogStream, Manifest, ProxyHint, Refusal,
-    Resource, StorageHint, StoredObject, Task, TaskSpec, TaskState, Tenant,
+    CleanupReport, Controls, DeadLetter, Failure, Header, Job, JobId, JobType, LogRecord, LogStream, Manifest,
+    ProxyHint, Refusal, Resource, StorageHint, StoredObject, Task, TaskSpec, TaskState, Tenant,
 };
 use crate::proto::fetchbox::v1 as pb;
 

@@ -5,10 +5,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::ingest::{NewRecord, RawManifest, Source};
-use crate::model::{Refusal, 
+use crate::model::{
     ControlChange, DeadLetter, DeadLetterId, DeadLetterSelector, Failure, FailureCode, Header, Job, JobId, JobType,
-    LogRecord, Manifest, NewLog, ProxyHint, RefusalCode, Resource, StorageHint, StorageLayout, StoredObject, Task,
-    TaskIndex, TaskRef, TaskSpec, TaskState, Tenant,
+    LogRecord, Manifest, NewLog, ProxyHint, Refusal, RefusalCode, Resource, StorageHint, StorageLayout, StoredObject,
+    Task, TaskIndex, TaskRef, TaskSpec, TaskState, Tenant,
 };
 
 fn text() -> impl Strategy<Value = String> {
@@ -275,12 +275,15 @@ fn a_dead_letter_tells_why_without_credentials() {
 fn a_piece_of_output_is_taken_and_one_in_the_wrong_place_is_named() {
     use pb::log_record::Content;
 
-    let record = |stream: pb::LogStream, content| pb::LogRecord { stream: stream.into(), content, ..Default::default() };
+    let record =
+        |stream: pb::LogStream, content| pb::LogRecord { stream: stream.into(), content, ..Default::default() };
     let bytes = || Some(Content::Chunk(vec![0, 255]));
     let text = || Some(Content::Message("m".to_owned()));
     let taken = new_records(vec![record(pb::LogStream::Stderr, bytes()), record(pb::LogStream::Job, text())]).unwrap();
-    let label = NewLog { message: "m".to_owned(), ..NewLog::default() };
-    let chunk = NewRecord::Chunk { stream: LogStream::Stderr, label: NewLog::default(), chunk: vec![0, 255].into() };
+    // What the wire does not say is its zero.
+    let unsaid = NewLog { level: crate::model::LogLevel::Trace, ..NewLog::default() };
+    let label = NewLog { message: "m".to_owned(), ..unsaid.clone() };
+    let chunk = NewRecord::Chunk { stream: LogStream::Stderr, label: unsaid, chunk: vec![0, 255].into() };
     assert_eq!(taken, [chunk, NewRecord::Line(label)]);
     for (wrong, path) in [
         (record(pb::LogStream::Stdout, text()), "records[0].message"),
@@ -345,7 +348,8 @@ fn a_page_of_long_lines_is_cut_into_messages_every_client_takes() {
         entry: entry.clone(),
         chunk: Default::default(),
     };
-    let page = crate::ledger::LogPage { records: (0..100).map(record).collect(), next_offset: 150, end: true, behind: 0 };
+    let page =
+        crate::ledger::LogPage { records: (0..100).map(record).collect(), next_offset: 150, end: true, behind: 0 };
     let messages = log_messages(page, "j");
     assert!(messages.len() > 4);
     let mut expected = 0;

@@ -46,7 +46,10 @@ impl Fake {
     fn new(log_count: u64, script: &[Change]) -> Self {
         let job = Some(Job { log_count, ..crate::ledger::explain::tests::job(2) });
         let script = script.iter().rev().copied().collect();
-        Self { world: Arc::new(Mutex::new(World { job, kept_from: 0, visible: u64::MAX, script })), ring: watch::channel(0).0 }
+        Self {
+            world: Arc::new(Mutex::new(World { job, kept_from: 0, visible: u64::MAX, script })),
+            ring: watch::channel(0).0,
+        }
     }
 
     fn change(&self, change: Change) {

@@ -98,9 +98,8 @@ proptest! {
 
 #[test]
 fn text_time_and_resource_narrow_a_log() {
-    let got = |query: LogQuery| {
-        offsets(&forward(&lines(0, 40), JobId::MIN, &Filter::new(&query).unwrap(), 0, 0).unwrap())
-    };
+    let got =
+        |query: LogQuery| offsets(&forward(&lines(0, 40), JobId::MIN, &Filter::new(&query).unwrap(), 0, 0).unwrap());
     assert_eq!(got(LogQuery { text: "line 3".into(), ..query() }), [3, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39]);
     assert_eq!(got(LogQuery { text: "LINE 39".into(), ignore_case: true, ..query() }), [39]);
     assert_eq!(got(LogQuery { regex: "^line .?7$".into(), ..query() }), [7, 17, 27, 37]);
@@ -130,7 +129,10 @@ impl Records for Heavy {
     }
     fn slice(&self, _: JobId, from: u64, _: OutputLimit, _: &Filter) -> Result<(LogSlice, usize), Refusal> {
         let chunk = bytes::Bytes::from(vec![b'x'; 3 << 20]);
-        let records = (from..5).take(1).map(|at| LogRecord { chunk: chunk.clone(), stream: LogStream::Stdout, ..record(at) }).collect();
+        let records = (from..5)
+            .take(1)
+            .map(|at| LogRecord { chunk: chunk.clone(), stream: LogStream::Stdout, ..record(at) })
+            .collect();
         Ok((LogSlice { records, next: (from + 1).min(5), end: from >= 4 }, 0))
     }
     fn block_before(&self, _: JobId, _: u64, _: &Filter) -> Result<Option<(u64, u64, bool)>, Refusal> {

@@ -35,6 +35,8 @@ pub struct LogSlice {
     pub end: bool,
 }
 
+/// Own lines read at a time: at most 16 MiB.
+const LINES: usize = 256;
 /// Block heads read at a time.
 const HEADS: usize = 64;
 /// Times that one block is replaced while it is read: each takes a commit, and a read far less.
@@ -195,6 +197,23 @@ impl Reader {
         Ok(slice)
     }
 
+    /// The job's own lines from `from` on, and whether the limit ended them.
+    fn lines_of(&self, id: JobId, from: u64, limit: OutputLimit) -> Result<(Vec<LogRecord>, bool), Refusal> {
+        let (mut lines, mut bytes, mut next) = (Vec::new(), 0, from);
+        while lines.len() < limit.rows && bytes < limit.bytes {
+            let rows = (limit.rows - lines.len()).min(LINES);
+            let read = self.logs(id, next, rows)?;
+            let is_last = read.len() < rows;
+            bytes += read.iter().map(|line| 128 + line.entry.message.len()).sum::<usize>();
+            next = read.last().map_or(next, |line| line.offset + 1);
+            lines.extend(read);
+            if is_last {
+                return Ok((lines, false));
+            }
+        }
+        Ok((lines, true))
+    }
+
     /// Records of the job's one sequence, its own lines and its output together, with offsets from `from` on. `want` false passes a
     /// block of output over unread.
     ///
@@ -211,12 +230,12 @@ impl Reader {
         let (tail, pending) = self.tails.logs(id);
         let visible = pending.map_or(count, |pending| pending.min(count));
         let output = self.output_of(id, OutputKind::Log, &tail, from, limit, want)?;
-        let lines = self.logs(id, from, limit.rows)?;
+        let (lines, is_cut) = self.lines_of(id, from, limit)?;
         let mut horizon = visible;
         if !output.end {
             horizon = horizon.min(output.next);
         }
-        if lines.len() == limit.rows {
+        if is_cut {
             horizon = horizon.min(lines.last().map_or(from, |line| line.offset + 1));
         }
         let mut records: Vec<LogRecord> =
