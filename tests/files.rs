@@ -263,6 +263,16 @@ async fn what_a_job_put_out_is_read_on_the_command_line() {
     let record: serde_json::Value = serde_json::from_slice(json.stdout.trim_ascii()).unwrap();
     assert_eq!((&record["jobId"], &record["chunk"]), (&"j".into(), &"b29wcwo=".into()));
 
+    let found = home.run(&["search", "TWO", "-i"]).await;
+    assert_eq!(found.status.code(), Some(0), "{found:?}");
+    let text = String::from_utf8(found.stdout).unwrap();
+    assert!(
+        text.starts_with("j ") && text.ends_with("| two\u{fffd}[31m\u{fffd}\n"),
+        "a line in pieces is one line: {text}"
+    );
+    assert_eq!(home.run(&["search", "--regex", "t.ree", "--job", "j"]).await.status.code(), Some(0));
+    assert_eq!(home.run(&["search", "nowhere"]).await.status.code(), Some(1), "nothing found");
+
     let metrics = home.run(&["metrics", "j"]).await;
     let text = String::from_utf8(metrics.stdout).unwrap();
     let row = text.lines().find(|line| line.starts_with("memory_usage")).unwrap_or_else(|| panic!("{text}"));
