@@ -4,10 +4,12 @@
 
 use std::path::Path;
 
+use fetchbox::client::Client;
 use fetchbox::daemon::Ended;
 use fetchbox::model::{LogRecord, LogStream, OutputKind, OutputRecord};
 use fetchbox::store::{self, OutputLimit, Reader};
 use fetchbox::telemetry::Metrics;
+use futures_util::TryStreamExt as _;
 
 use crate::harness::binary::Home;
 use crate::harness::host::Host;
@@ -379,6 +381,15 @@ async fn what_stood_in_the_socket_at_sigterm_is_kept() {
     }
 }
 
+/// How many records of the job a query shows now.
+async fn last_seen(client: &Client, name: &str) -> u64 {
+    let query = pb::QueryLogsRequest { job_id: name.to_owned(), tail: 1, ..Default::default() };
+    // A job that nobody has heard of yet.
+    let Ok(mut pages) = client.query_logs(query).await else { return 0 };
+    let Ok(Some(page)) = pages.try_next().await else { return 0 };
+    page.records.last().map_or(0, |record| record.offset + 1)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn killed_while_writing_nothing_durable_is_lost_torn_or_left_out() {
     const JOBS: usize = 20;
@@ -414,10 +425,12 @@ async fn killed_while_writing_nothing_durable_is_lost_torn_or_left_out() {
         let (_, text) = http_get(http, "/metrics").await;
         let durable = text.lines().find(|line| line.starts_with("persist_records_written_total "));
         let durable: u64 = durable.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0);
+        let seen = last_seen(&binary.client().await, "killed-0").await;
         binary.kill().await;
         let _ = stop.send(());
         next = sending.await.unwrap();
         let kept = Kept::open(&home.data_dir());
+        assert!(kept.logs("killed-0").len() as u64 >= seen, "round {round}: {seen} records had been queried");
         let mut total = 0;
         for (job, next) in next.iter_mut().enumerate() {
             let lines = kept.chunks(&format!("killed-{job}"));

@@ -104,9 +104,9 @@ impl Ingest {
         let lease = self.inner.spool.lease(bytes).await.ok_or_else(stopping)?;
         let (done, answer) = oneshot::channel();
         self.inner.spool.put(Item::Call(Call { job, records, bytes, at, done, lease })).map_err(|_| stopping())?;
-        answer.await.unwrap_or_else(|_| {
-            Err(Refusal::new(RefusalCode::Unavailable, "the store stopped before it answered"))
-        })
+        answer
+            .await
+            .unwrap_or_else(|_| Err(Refusal::new(RefusalCode::Unavailable, "the store stopped before it answered")))
     }
 
     /// Lines and pieces of output in one append, 1 to 1000, at most 8 MiB in all. Returns the first offset; the others follow it

@@ -25,13 +25,17 @@ const LISTEN_ON: Duration = Duration::from_secs(1);
 const SHOWN_BYTES: usize = 64;
 
 /// Reads until the sender ends, breaks the frames' borders, or the daemon stops.
-pub(super) async fn run(seated: Seated<UnixStream>, source: OutputSource, server: Arc<Server>, stop: CancellationToken) {
+pub(super) async fn run(
+    seated: Seated<UnixStream>,
+    source: OutputSource,
+    server: Arc<Server>,
+    stop: CancellationToken,
+) {
     let io = &seated.io;
     if let Ok(peer) = io.peer_cred() {
         tracing::debug!(uid = peer.uid(), gid = peer.gid(), pid = peer.pid(), "joblet connection");
     }
-    let mut reader =
-        Reader { input: Input::new(server.frame_bytes_max), source, refused: Refused::default(), server };
+    let mut reader = Reader { input: Input::new(server.frame_bytes_max), source, refused: Refused::default(), server };
     let end = match reader.read(io, &stop).await {
         Ok(()) if stop.is_cancelled() => reader.drain(io).await,
         ended => ended,
@@ -209,7 +213,7 @@ impl Reader {
         self.refused.note(reason, name);
     }
 
-    fn break_off(&mut self, reason: &'static str, why: String) -> End {
+    fn break_off(&self, reason: &'static str, why: String) -> End {
         self.server.metrics.persist_refused.with_label_values(&[reason]).inc();
         End::Broken(why)
     }

@@ -175,7 +175,14 @@ mod tests {
     use super::*;
 
     fn envelope_of(number: i32, data: Vec<u8>) -> ipc::IpcMessage {
-        ipc::IpcMessage { version: 1, r#type: number, job_uuid: "j".into(), timestamp: 7, sequence: 8, data: data.into() }
+        ipc::IpcMessage {
+            version: 1,
+            r#type: number,
+            job_uuid: "j".into(),
+            timestamp: 7,
+            sequence: 8,
+            data: data.into(),
+        }
     }
 
     fn encoded(message: &impl prost::Message) -> Bytes {
@@ -214,7 +221,8 @@ mod tests {
     #[test]
     fn metrics_and_events_keep_their_bytes() {
         let metric = ipc::Metric { job_uuid: "j".into(), timestamp: 40, sequence: 41, data: None };
-        let event = ipc::SocketDataEvent { timestamp: 50, sequence: 0, protocol: "tcp".into(), bytes: 9, ..Default::default() };
+        let event =
+            ipc::SocketDataEvent { timestamp: 50, sequence: 0, protocol: "tcp".into(), bytes: 9, ..Default::default() };
         for (number, data, time, sequence) in [(2, encoded(&metric), 40, 41), (6, encoded(&event), 50, 8)] {
             let got = read(&encoded(&envelope_of(number, data.to_vec()))).unwrap();
             assert_eq!((got.kind as i32, got.time_ns, got.sequence), (number, time, sequence));

@@ -172,7 +172,9 @@ mod tests {
             items.push(Item::Packet(Packet { names, records, bytes: 1, at: Clock::instant(), lease }));
         }
         let mut answers = Vec::new();
-        for records in [vec![record(OutputKind::Log, 0); 3], vec![record(OutputKind::Metric, 0)], vec![record(OutputKind::Log, 0)]] {
+        for records in
+            [vec![record(OutputKind::Log, 0); 3], vec![record(OutputKind::Metric, 0)], vec![record(OutputKind::Log, 0)]]
+        {
             let (done, answer) = oneshot::channel();
             answers.push(answer);
             let (job, lease) = (JobId::MIN, spool.lease(1).await.unwrap());

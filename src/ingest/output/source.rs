@@ -212,9 +212,9 @@ impl OutputSource {
         let Some(sent) = self.jobs.get_mut(place) else { return };
         sent.told = Some(now);
         let missing = std::mem::take(&mut sent.missing);
-        let each = missing.iter().map(|gap| {
-            format!("{} {} records before sequence {}", gap.count, gap.kind.name(), gap.before)
-        });
+        let each = missing
+            .iter()
+            .map(|gap| format!("{} {} records before sequence {}", gap.count, gap.kind.name(), gap.before));
         let each: Vec<String> = each.collect();
         if each.is_empty() {
             return;
@@ -259,7 +259,7 @@ mod tests {
     }
 
     async fn packet(spool: &Spool) -> Packet {
-        match spool.take(1, usize::MAX).await.unwrap().remove(0) {
+        match spool.take(1, 1).await.unwrap().remove(0) {
             Item::Packet(packet) => packet,
             Item::Call(_) => panic!("a call"),
         }
@@ -275,7 +275,11 @@ mod tests {
         assert_eq!(traffic.metrics.persist_gaps.get(), 6);
         let first = packet(&spool).await;
         let streams: Vec<LogStream> = first.records.iter().map(|(_, record)| record.stream).collect();
-        assert_eq!(streams.iter().position(|stream| *stream == LogStream::Job), Some(2), "before the record behind the gap");
+        assert_eq!(
+            streams.iter().position(|stream| *stream == LogStream::Job),
+            Some(2),
+            "before the record behind the gap"
+        );
         assert_eq!(streams.len(), 8, "the second gap waits for its second");
         assert!(source.due().is_some());
         source.finish().await.unwrap();
