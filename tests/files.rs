@@ -52,6 +52,8 @@ fn every_kind(job: &str) -> Vec<pb::OutputRecord> {
     };
     macro_rules! event {
         ($kind:ident, $message:ident { $($field:ident: $value:expr),* }) => {{
+            // A metric has no more fields than are named.
+            #[allow(clippy::needless_update)]
             let message = ipc::$message {
                 job_uuid: job_uuid(),
                 timestamp: 1_700_000_000_000_000_005,
@@ -262,6 +264,16 @@ async fn what_a_job_put_out_is_read_on_the_command_line() {
     let json = home.run(&["--output", "json", "logs", "j", "--stream", "stderr"]).await;
     let record: serde_json::Value = serde_json::from_slice(json.stdout.trim_ascii()).unwrap();
     assert_eq!((&record["jobId"], &record["chunk"]), (&"j".into(), &"b29wcwo=".into()));
+
+    let found = home.run(&["search", "TWO", "-i"]).await;
+    assert_eq!(found.status.code(), Some(0), "{found:?}");
+    let text = String::from_utf8(found.stdout).unwrap();
+    assert!(
+        text.starts_with("j ") && text.ends_with("| two\u{fffd}[31m\u{fffd}\n"),
+        "a line in pieces is one line: {text}"
+    );
+    assert_eq!(home.run(&["search", "--regex", "t.ree", "--job", "j"]).await.status.code(), Some(0));
+    assert_eq!(home.run(&["search", "nowhere"]).await.status.code(), Some(1), "nothing found");
 
     let metrics = home.run(&["metrics", "j"]).await;
     let text = String::from_utf8(metrics.stdout).unwrap();

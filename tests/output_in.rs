@@ -9,6 +9,7 @@ use fetchbox::daemon::Ended;
 use fetchbox::model::{LogRecord, LogStream, OutputKind, OutputRecord};
 use fetchbox::store::{self, OutputLimit, Reader};
 use fetchbox::telemetry::Metrics;
+use futures_util::TryStreamExt as _;
 
 use crate::harness::binary::Home;
 use crate::harness::host::Host;

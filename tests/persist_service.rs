@@ -355,7 +355,8 @@ async fn what_the_core_sent_is_what_its_queries_get() {
         persist.query_file_events(ask).await.unwrap().try_collect().await.unwrap()
     };
     let ask = pp::QueryTelemetryRequest { job_uuid: "sent".into(), ..Default::default() };
-    let files = eventually("every event", || async { Some(all(ask.clone()).await).filter(|got| got.len() == 300) }).await;
+    let files =
+        eventually("every event", || async { Some(all(ask.clone()).await).filter(|got| got.len() == 300) }).await;
     assert!(files.iter().zip(0..).all(|(file, at)| file.bytes == at && file.path == format!("/tmp/{at}")));
     let ask = pp::QueryMetricsRequest { job_uuid: "sent".into(), limit: 3, offset: 290, ..Default::default() };
     let metrics: Vec<pp::Metric> = persist.query_metrics(ask).await.unwrap().try_collect().await.unwrap();

@@ -177,10 +177,10 @@ pub(crate) fn new_outputs(job: &str, records: Vec<pp::OutputRecord>) -> Result<V
     if records.len() > APPEND_MAX {
         return Err(Refusal::invalid("records", format!("at most {APPEND_MAX}, these are {}", records.len())));
     }
-    records.into_iter().enumerate().map(|(at, record)| new_record(job, at, record)).collect()
+    records.into_iter().enumerate().map(|(at, record)| new_output_of(job, at, record)).collect()
 }
 
-fn new_record(job: &str, at: usize, record: pp::OutputRecord) -> Result<NewOutput, Refusal> {
+fn new_output_of(job: &str, at: usize, record: pp::OutputRecord) -> Result<NewOutput, Refusal> {
     let known = u8::try_from(record.r#type).ok().and_then(OutputKind::from_number);
     let kind = known.filter(|kind| *kind != OutputKind::Other).unwrap_or(OutputKind::Other);
     let (mut time_ns, mut sequence) = (record.timestamp, record.sequence);
@@ -264,11 +264,11 @@ mod tests {
     #[test]
     fn a_record_of_a_type_nobody_knows_is_kept_whole() {
         let kept =
-            new_record("job", 0, pp::OutputRecord { r#type: 77, data: vec![1, 2], ..Default::default() }).unwrap();
+            new_output_of("job", 0, pp::OutputRecord { r#type: 77, data: vec![1, 2], ..Default::default() }).unwrap();
         assert_eq!(kept.kind, OutputKind::Other);
         let envelope = ipc::IpcMessage::decode(kept.data).unwrap();
         assert_eq!((envelope.r#type, &envelope.data[..]), (77, &[1u8, 2][..]));
         let log = pp::OutputRecord { r#type: 1, ..Default::default() };
-        assert_eq!(new_record("job", 4, log).unwrap_err().violations[0].path, "records[4].stream");
+        assert_eq!(new_output_of("job", 4, log).unwrap_err().violations[0].path, "records[4].stream");
     }
 }

@@ -1,4 +1,7 @@
 //! Metrics on a real database against the definition written out: sealed or not, late or in order, whatever step is asked for.
+#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+
+use std::hash::{BuildHasher as _, RandomState};
 
 use super::*;
 use crate::model::series::tests::{close, naive};
@@ -50,8 +53,37 @@ fn opened(dir: &std::path::Path) -> Opened {
     open(dir, &Options { output, ..Options::default() }, Metrics::new()).unwrap()
 }
 
+/// Numbers by chance from a seed (xorshift).
+struct Chance(u64);
+
+impl Chance {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        (self.next() >> 11) % end.max(1)
+    }
+
+    fn time(&mut self, end: i64) -> i64 {
+        self.below(end.unsigned_abs()).cast_signed()
+    }
+
+    /// Once in so many times.
+    fn once_in(&mut self, times: u64) -> bool {
+        self.below(times) == 0
+    }
+
+    fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
+        all[self.below(all.len() as u64) as usize]
+    }
+}
+
 struct Run {
-    random: fastrand::Rng,
+    random: Chance,
     now_ns: i64,
     dense: bool,
     counters: [u64; COUNTERS],
@@ -62,16 +94,16 @@ impl Run {
     /// Mostly a little later than the one before; now and then late, at the same time, or hours later.
     fn sample(&mut self) -> Sample {
         let random = &mut self.random;
-        if random.u32(..40) == 0 {
+        if random.once_in(40) {
             self.dense = !self.dense;
         }
-        let usual_ms = if self.dense { random.i64(0..30) } else { random.i64(0..9_000) };
-        let time_ns = match random.u32(..100) {
+        let usual_ms = random.time(if self.dense { 30 } else { 9_000 });
+        let time_ns = match random.below(100) {
             0 => {
-                self.now_ns += random.i64(0..7_000) * 1_000 * MS;
+                self.now_ns += random.time(7_000) * 1_000 * MS;
                 self.now_ns
             }
-            1..9 => (self.now_ns - random.i64(0..if self.dense { 2_000 } else { 400_000 }) * MS).max(0),
+            1..9 => (self.now_ns - random.time(if self.dense { 2_000 } else { 400_000 }) * MS).max(0),
             9..12 => self.samples.last().map_or(0, |last| last.time_ns),
             _ => {
                 self.now_ns += usual_ms * MS;
@@ -79,14 +111,14 @@ impl Run {
             }
         };
         for counter in &mut self.counters {
-            *counter = if random.u32(..25) == 0 { random.u64(..50) } else { *counter + random.u64(..3_000) };
+            *counter = if random.once_in(25) { random.below(50) } else { *counter + random.below(3_000) };
         }
-        let (disk, network) = (random.u32(..10) > 0, random.u32(..3) > 0);
+        let (disk, network) = (!random.once_in(10), !random.once_in(3));
         let mut counters = self.counters.map(Some);
         counters[..4].iter_mut().filter(|_| !disk).for_each(|counter| *counter = None);
         counters[4..].iter_mut().filter(|_| !network).for_each(|counter| *counter = None);
-        let gauge = |random: &mut fastrand::Rng| Some(random.f64() * 8.0).filter(|_| random.u32(..10) > 0);
-        let gauges = [gauge(random), Some(random.u32(..1_000_000).into()), gauge(random)];
+        let gauge = |random: &mut Chance| Some(random.below(8_000) as f64 / 999.0).filter(|_| !random.once_in(10));
+        let gauges = [gauge(random), Some(random.below(1_000_000) as f64), gauge(random)];
         let sample = Sample { time_ns, ordinal: self.samples.len() as u64, gauges, counters };
         self.samples.push(sample);
         sample
@@ -97,14 +129,14 @@ impl Run {
             1_000, 1_500, 10_000, 15_000, 30_000, 60_000, 90_000, 600_000, 3_600_000, 5_400_000, 7_200_000, 86_400_000,
         ];
         let random = &mut self.random;
-        let step_ms = STEPS_MS[random.usize(..STEPS_MS.len())];
-        let border = |random: &mut fastrand::Rng| match random.u32(..3) {
+        let step_ms = random.one_of(&STEPS_MS);
+        let border = |random: &mut Chance| match random.below(3) {
             0 => 0,
-            1 => random.i64(0..=self.now_ns / MS) * MS,
-            _ => floor(random.i64(0..=self.now_ns), 10_000 * MS),
+            1 => random.time(self.now_ns / MS + 1) * MS,
+            _ => floor(random.time(self.now_ns + 1), 10_000 * MS),
         };
         let (from_ns, until_ns) = (border(random), border(random));
-        let limit = [3, 40, 0][random.usize(..3)];
+        let limit = random.one_of(&[3, 40, 0]);
         let mut query = MetricQuery { from_ns, until_ns, step_ms, series: Vec::new(), limit, token: String::new() };
         let mut got: Vec<Vec<MetricPoint>> = vec![Vec::new(); Series::ALL.len()];
         loop {
@@ -153,10 +185,12 @@ impl Run {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_step_of_every_length_is_what_its_samples_say_sealed_or_not_late_or_in_order() {
-    let seed =
-        std::env::var("FETCHBOX_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    let seed = std::env::var("FETCHBOX_SEED")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or_else(|| RandomState::new().hash_one(0));
     println!("FETCHBOX_SEED={seed}");
-    let mut random = fastrand::Rng::with_seed(seed);
+    let mut random = Chance(seed | 1);
     let dir = tempfile::tempdir().unwrap();
     let mut store = opened(dir.path());
     for round in 0..3u8 {
@@ -170,14 +204,14 @@ async fn every_step_of_every_length_is_what_its_samples_say_sealed_or_not_late_o
         };
         store.store.open_named(vec![job]).await.unwrap();
         let mut run = Run {
-            random: random.fork(),
-            now_ns: random.i64(0..1_000_000) * 1_000 * MS,
+            random: Chance(random.next() | 1),
+            now_ns: random.time(1_000_000) * 1_000 * MS,
             dense: false,
             counters: [1_000; COUNTERS],
             samples: Vec::new(),
         };
         for _ in 0..25 {
-            let count = random.usize(1..30);
+            let count = 1 + random.below(29);
             let records = (0..count).map(|_| {
                 let sample = run.sample();
                 let (time_ns, data) = (sample.time_ns, encoded(&sample).into());
@@ -188,7 +222,7 @@ async fn every_step_of_every_length_is_what_its_samples_say_sealed_or_not_late_o
             let (tell, told) = tokio::sync::oneshot::channel();
             store.store.append_output(OutputBatch::new(&shares, 9), move |done| tell.send(done).unwrap());
             told.await.unwrap().unwrap();
-            if random.u32(..8) == 0 {
+            if random.once_in(8) {
                 // Closing seals what there is.
                 drop(store);
                 store = opened(dir.path());

@@ -8,6 +8,7 @@
 //! says that the samples must be asked. Minutes are joined from 10 s, hours from minutes.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use prost::Message;
 
@@ -253,9 +254,9 @@ fn of_job(spaces: &Spaces, job: JobId, first: u64, samples: &[Sample]) -> Result
     for resolution_s in coarser {
         let mut parents: BTreeMap<i64, Rollup> = BTreeMap::new();
         for at_ms in changed.keys().map(|at_ms| start_ms(at_ms.saturating_mul(1_000_000), resolution_s)) {
-            if !parents.contains_key(&at_ms) {
+            if let Entry::Vacant(place) = parents.entry(at_ms) {
                 let end_ms = at_ms + i64::from(resolution_s) * 1_000;
-                parents.insert(at_ms, parent(spaces, job, child_s, at_ms..end_ms, &changed)?);
+                place.insert(parent(spaces, job, child_s, at_ms..end_ms, &changed)?);
             }
         }
         rows.extend(parents.values().map(|rollup| (resolution_s, *rollup)));
