@@ -262,7 +262,9 @@ mod tests {
     fn a_lost_head_comes_back_from_the_block_alone() {
         let job = JobId::from_bytes([1; 16]);
         let records: Vec<OutputRecord> = (0..300)
-            .map(|n| record(40 + n * 2, if n % 2 == 0 { LogStream::Stdout } else { LogStream::Stderr }, b"a line of it\n"))
+            .map(|n| {
+                record(40 + n * 2, if n % 2 == 0 { LogStream::Stdout } else { LogStream::Stderr }, b"a line of it\n")
+            })
             .collect();
         let rows = build(job, OutputKind::Log, &records, None, 2, 1).unwrap();
         let parts: Vec<&[u8]> = rows[1..].iter().map(|(_, value)| value.as_slice()).collect();
