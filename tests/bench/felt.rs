@@ -13,8 +13,7 @@ use prost::Message as _;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
 
-use crate::corpus::Corpus;
-use crate::output;
+use crate::output::{self, Corpus};
 
 /// How long each is measured.
 const LENGTH: Duration = Duration::from_secs(8);

@@ -9,7 +9,7 @@ use fetchbox::client::{Addr, Client};
 use fetchbox::proto::fetchbox::v1::{GetJobRequest, LogRecord, LogStream, QueryLogsRequest, log_record::Content};
 use futures_util::StreamExt as _;
 
-use crate::corpus::Corpus;
+use crate::corpus;
 use crate::process;
 use crate::rivals;
 use crate::server::{Server, scratch};
@@ -33,6 +33,24 @@ pub fn run(rounds: u64) {
         burst(500_000, 500, ORIGINAL[1], round);
     }
     felt();
+}
+
+/// Lines of one seed.
+pub struct Corpus {
+    rng: u64,
+    time_ms: u64,
+}
+
+impl Corpus {
+    pub fn new(seed: u64) -> Self {
+        Self { rng: seed, time_ms: 1_760_000_000_000 }
+    }
+
+    pub fn line(&mut self) -> String {
+        let mut line = Vec::new();
+        corpus::line(&mut self.rng, &mut self.time_ms, &mut line);
+        String::from_utf8(line).expect("the corpus is text")
+    }
 }
 
 fn corpus_lines(count: usize, seed: u64) -> Vec<Vec<u8>> {

@@ -10,8 +10,7 @@ use fetchbox::proto::joblet::ipc::{IpcMessage, LogLine, MessageType, StreamType}
 use futures_util::StreamExt as _;
 use prost::Message as _;
 
-use crate::corpus::Corpus;
-use crate::output;
+use crate::output::{self, Corpus};
 use crate::process;
 use crate::server::{Server, scratch};
 
