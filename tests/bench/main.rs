@@ -1,6 +1,6 @@
 //! Benchmarks, side by side and interleaved: each table of `docs/benchmarks.md` names the command here that made it.
 //!
-//! `cargo run --release --example bench -- enqueue|saturate|kept|urls|big`. They start the release binary, and Debian's redis-server
+//! `cargo run --release --example bench -- enqueue|saturate|kept|urls|big|output|search`. They start the release binary, and Debian's redis-server
 //! and rclone where they are installed, on sockets of their own. Nothing here asserts a time: a benchmark is read, not passed.
 
 // Figures are rounded and a failed step may end the run: nobody depends on this program staying up.
@@ -8,11 +8,15 @@
 #![allow(clippy::indexing_slicing, clippy::expect_used, clippy::disallowed_methods)]
 
 mod big;
+mod corpus;
 mod enqueue;
+mod felt;
 mod kept;
 mod load;
+mod output;
 mod process;
 mod rivals;
+mod search;
 mod server;
 mod stubs;
 mod urls;
@@ -32,7 +36,9 @@ bench enqueue [--rounds N] [--seconds N]
       saturate [--seconds N]
       kept [--jobs N] [--rounds N]
       urls [--rounds N] [--rclone PATH] [--files N] [--stores null,s3s-fs] [--sizes 0,1,2]
-      big [--objects N] [--size 2GiB]";
+      big [--objects N] [--size 2GiB]
+      output [--rounds N]
+      search [--size 5GiB] [--jobs N]";
 
 /// `100`, `64KiB`, `10MiB`, `2GiB`.
 fn size(text: &str) -> Option<u64> {
@@ -76,6 +82,8 @@ fn main() -> ExitCode {
             });
         }
         Some("big") => big::run(number("--objects", 8), number("--size", 2 << 30)),
+        Some("output") => output::run(number("--rounds", 3)),
+        Some("search") => search::run(number("--size", 5 << 30), number("--jobs", 1_000) as usize),
         Some(verb) if stubs::serve(verb) => {}
         _ => {
             eprintln!("{USAGE}");
