@@ -360,8 +360,7 @@ fn add_sealed(
         }
     }
     for head in wanted {
-        let get = |key: &Key| spaces.get(key);
-        for sample in read_block(&head, get)?.unwrap_or_default().iter().filter_map(sample) {
+        for sample in read_block(&head, |key| spaces.get(key))?.unwrap_or_default().iter().filter_map(sample) {
             if sample.ordinal < sealed_end
                 && let Some(step) = steps.get_mut(&start_ms(sample.time_ns, resolution_s))
             {
