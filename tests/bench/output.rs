@@ -28,7 +28,7 @@ pub fn run(rounds: u64) {
         "burst", "lines/s", "original", "ratio", "lines/CPU-s", "peak MiB", "files", "B/line", "sent in s"
     );
     for round in 0..rounds {
-        println!("fdatasync of 512 B appended: {:.0}/s", rivals::raw_fdatasync(Duration::from_secs(1)));
+        println!("fdatasync of 512 B appended: {:.0}/s", rivals::raw_syncs(&scratch("raw"), Duration::from_secs(1)));
         burst(200_000, 1, ORIGINAL[0], round);
         burst(500_000, 500, ORIGINAL[1], round);
     }
@@ -217,7 +217,7 @@ fn felt() {
     for (name, per_second) in [("20 k lines/s", 20_000), ("100 k lines/s", 100_000), ("as fast as it takes", 0)] {
         let dir = scratch("output-felt");
         let server = Server::start(&dir, false);
-        let raw = rivals::raw_fdatasync(Duration::from_secs(1));
+        let raw = rivals::raw_syncs(&scratch("raw"), Duration::from_secs(1));
         println!("{name} (fdatasync of 512 B appended: {raw:.0}/s)");
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
