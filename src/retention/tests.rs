@@ -74,13 +74,14 @@ impl Site {
             now_ms,
         };
         let id = self.store.open_named(vec![job]).await.unwrap()[0];
-        let record = || NewOutput {
+        let mut rng = fastrand::Rng::with_seed(day.unsigned_abs());
+        let mut record = || NewOutput {
             kind: OutputKind::Log,
             stream: LogStream::Stdout,
             time_ns: 1,
             sequence: 0,
             label: None,
-            data: (0..4_000).map(|_| fastrand::u8(..)).collect::<Vec<u8>>().into(),
+            data: (0..4_000).map(|_| rng.u8(..)).collect::<Vec<u8>>().into(),
         };
         let shares = [OutputShare { job: id, records: (0..40).map(|_| record()).collect() }];
         let (send, wait) = tokio::sync::oneshot::channel();

@@ -13,40 +13,11 @@ use super::open::{OpenError, Options, open_database, recover};
 use super::records::{
     self, DeadLetterRow, IdempotencyRow, JobRow, LeaseRow, PartRow, ReadyRow, SourceRow, SpecRow, TaskRow, UploadRow,
 };
+use super::report::CheckReport;
 use super::spaces::Spaces;
 use super::tally::Tally;
 use super::{journal, open::VERSION};
 use crate::model::{FailureCode, JobId, JobState, Refusal, TaskRef};
-
-/// Problems named before the list is cut.
-const PROBLEMS_MAX: usize = 100;
-
-/// What a check found.
-#[derive(Debug, Default)]
-pub struct CheckReport {
-    pub sequence: u64,
-    pub journal_batches: u64,
-    pub jobs: u64,
-    pub tasks_open: u64,
-    pub dead_letters: u64,
-    pub log_records: u64,
-    /// Empty: everything holds. The first hundred.
-    pub problems: Vec<String>,
-    pub problem_count: u64,
-}
-
-impl CheckReport {
-    pub(super) fn problem(&mut self, text: impl Into<String>) {
-        self.problem_count += 1;
-        if self.problems.len() < PROBLEMS_MAX {
-            self.problems.push(text.into());
-        }
-    }
-
-    pub fn is_clean(&self) -> bool {
-        self.problem_count == 0
-    }
-}
 
 /// Verifies the chain, every row, the indexes and the counters of `dir`. The caller holds the directory's lock.
 pub fn check(dir: &Path) -> Result<CheckReport, OpenError> {
@@ -204,7 +175,7 @@ fn see(seen: &mut Walk, spaces: &Spaces, report: &mut CheckReport, key: &[u8], v
         }
         Family::Name => seen.output.as_ref().map_or(Ok(()), |output| output.see_name(spaces, report, key, value))?,
         Family::BlockHead => {
-            seen.output.as_mut().map_or(Ok(()), |output| output.see_head(spaces, report, key, value))?
+            seen.output.as_mut().map_or(Ok(()), |output| output.see_head(spaces, report, key, value))?;
         }
         Family::Block => seen.output.as_ref().map_or(Ok(()), |output| output.see_block(report, key))?,
         // Batches are read when everything else has been seen.

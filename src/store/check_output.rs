@@ -4,10 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::check::CheckReport;
 use super::keys::{self, Family, Fields, Space};
 use super::output::{read_batches, read_head, rebuild_head};
 use super::records::{self, JobRow, NameRow, damaged};
+use super::report::CheckReport;
 use super::spaces::Spaces;
 use crate::model::{JobId, JobName, OutputKind, Refusal};
 

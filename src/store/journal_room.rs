@@ -13,13 +13,13 @@ use std::path::PathBuf;
 
 use super::keys::{self, Space};
 use super::spaces::Spaces;
-use super::{journal, published::Published};
+use super::{journal, output::Tails, published::Published};
 
 /// Beyond this many bytes the database begins a new file.
 const FILE_BYTES: u64 = 64_000_000;
 /// Journals that occupy less are left alone.
 const WORTH_BYTES: u64 = 16 << 20;
-/// Turns, of a second, without output before the present file is filled up.
+/// Turns, of a second, without a commit before the present file is filled up.
 const QUIET_TURNS: u64 = 3;
 /// Between two fillings: 64 MB in ten minutes are 9 GB a day at most.
 const FILL_EVERY_TURNS: u64 = 600;
@@ -33,6 +33,8 @@ const FILL_STEP_BYTES: usize = 1 << 20;
 pub struct JournalRoom {
     database: PathBuf,
     turn: u64,
+    /// The last group at the turn before.
+    sequence: u64,
     quiet: u64,
     written_at: u64,
     filled_at: Option<u64>,
@@ -52,14 +54,18 @@ struct Files {
 
 impl JournalRoom {
     pub fn new(database: PathBuf) -> Self {
-        Self { database, turn: 0, quiet: 0, written_at: 0, filled_at: None, filling: None, off: false }
+        Self { database, turn: 0, sequence: 0, quiet: 0, written_at: 0, filled_at: None, filling: None, off: false }
     }
 
-    /// Once a second. `quiet`: nothing is written at present that would be held up.
-    pub fn turn(&mut self, spaces: &Spaces, published: &Published, quiet: bool) {
+    /// Once a second.
+    pub fn turn(&mut self, spaces: &Spaces, published: &Published, tails: &Tails) {
         self.turn += 1;
+        let sequence = published.sequence();
+        let quiet = tails.bytes() == 0 && sequence == self.sequence;
         self.quiet = if quiet { self.quiet + 1 } else { 0 };
-        if self.off || published.fault().is_some() {
+        self.sequence = sequence;
+        // Without output little is journaled that the database does not write to tables soon enough by itself.
+        if self.off || !tails.is_used() || published.fault().is_some() {
             return;
         }
         if let Err(why) = self.look(spaces, published) {

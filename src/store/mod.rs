@@ -28,6 +28,7 @@ mod queue;
 mod queue_test;
 mod reader;
 mod records;
+mod report;
 mod salvage;
 mod salvage_output;
 mod sealer;
@@ -44,7 +45,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use append::NamedJob;
-pub use check::{CheckReport, check};
+pub use check::check;
 pub use open::{OpenError, Opened, Options, StoreGuard, open};
 pub use output::{BlockHead, Edge, Edges, OutputBatch, ROLLUPS_S, Rollup, Tail, TextFilter, edge_index, edges_of};
 pub use published::{JobWatch, ReadyNews};
@@ -52,7 +53,8 @@ pub use reader::{
     Counters, DueCursor, DueEntry, LogSlice, OutputLimit, OutputSlice, Plan, Reader, ReadyEntry, ReadyPage,
     ReadyTenants, Sizes, Standing,
 };
-pub use salvage::{SalvageReport, salvage};
+pub use report::{CheckReport, SalvageReport};
+pub use salvage::salvage;
 pub use verbs::{
     Admitted, Canceled, End, FreshJob, Idempotency, Lease, LeaseWant, Left, NewJob, Prune, QueueKey, Replayed, Settled,
     Settlement, Source, StatusChange, TenantKey, Tried, UploadPart, UploadRecord,

@@ -7,26 +7,11 @@ use super::prune_output::{prune_kind, prune_output};
 use super::queue::drop_letter;
 use super::records::{IdempotencyRow, JobRow, NameRow};
 use super::tx::Tx;
-use super::verbs::Prune;
+use super::verbs::{Prune, Pruned};
 use crate::model::{JobId, JobName, JobState, OutputKind, Refusal, TaskRef};
 
 /// Rows deleted in one group, about: some milliseconds that others wait. What is more takes further groups.
 const ROWS_PER_GROUP: usize = 10_000;
-
-/// What one group has done.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Pruned {
-    /// How many things are really gone: jobs, records, keys, letters, sources.
-    pub gone: u64,
-    /// The same items again find more.
-    pub more: bool,
-}
-
-impl Pruned {
-    fn one(gone: bool) -> Self {
-        Self { gone: u64::from(gone), more: false }
-    }
-}
 
 /// As many of the items as fit into one group. Those of an earlier group may stand among them: they are passed over.
 pub fn prune_some(tx: &mut Tx<'_>, items: &[Prune]) -> Result<Pruned, Refusal> {

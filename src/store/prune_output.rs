@@ -5,7 +5,7 @@
 //! Blocks are deleted by what their heads say: they are never read for it.
 
 use super::output::{BlockHead, read_head};
-use super::prune::Pruned;
+use super::verbs::Pruned;
 use crate::model::{JobId, OutputKind, Refusal};
 use crate::store::keys::{self, Family};
 use crate::store::records::JobRow;

@@ -12,20 +12,13 @@ use super::keys::{self, Family, Key, Space};
 use super::mark::{Mark, MarkFile};
 use super::open::{OpenError, Options, VERSION, open_database, recover};
 use super::records::{CountersRow, JobRow, MarkRow, QueueRow};
+use super::report::SalvageReport;
 use super::spaces::Spaces;
 use super::tally::Tally;
 use super::{check::rebuild_tally, journal, salvage_output};
 
 /// Rows written in one batch.
 const ROWS_PER_BATCH: usize = 10_000;
-
-#[derive(Debug, Default)]
-pub struct SalvageReport {
-    pub rows: u64,
-    pub jobs: u64,
-    /// What could not be kept, one line each.
-    pub lost: Vec<String>,
-}
 
 /// Writes what is readable of `dir` into the empty or missing folder `into`.
 pub fn salvage(dir: &Path, into: &Path) -> Result<SalvageReport, OpenError> {

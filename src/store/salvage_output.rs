@@ -8,7 +8,7 @@ use fjall::{UserKey, UserValue};
 
 use super::keys::{self, Family, Fields, Key, Space};
 use super::output::{batch_keys, read_batches, read_block, read_head, rebuild_head};
-use super::salvage::SalvageReport;
+use super::report::SalvageReport;
 use super::spaces::Spaces;
 use crate::model::{JobId, OutputKind, Refusal};
 

@@ -44,7 +44,7 @@ pub struct Sealer {
 struct Sealed {
     job: JobId,
     kind: OutputKind,
-    /// Of the first block.
+    /// Its first ordinal that is in no block yet.
     first: u64,
     blocks: Vec<BlockRows>,
     /// The head of the block that the first of them replaces, as it was read: when it has changed or gone meanwhile, this is built anew.
@@ -61,7 +61,7 @@ impl Sealer {
             let now = self.tails.ticks();
             if now != tick {
                 tick = now;
-                self.journals.turn(&self.spaces, &self.published, self.tails.bytes() == 0);
+                self.journals.turn(&self.spaces, &self.published, &self.tails);
             }
             let due = self.tails.due(TICK, ROUND_BYTES);
             if due.is_empty() && self.tails.spent_with(&[]).is_empty() {
@@ -107,9 +107,10 @@ impl Sealer {
         let bytes = rows.map(|(_, value)| value.len()).sum();
         let batches: Vec<Key> = spent.iter().flat_map(|(batch, rows)| batch_keys(*batch, *rows)).collect();
         let (tell, told) = std::sync::mpsc::channel();
+        let tails = Arc::clone(&self.tails);
         let change = move |tx: &mut Tx<'_>| {
             for sealed in sealed {
-                put(tx, sealed)?;
+                put(tx, &tails, sealed)?;
             }
             for (job, key, value) in rollups {
                 if tx.get(&keys::job(job))?.is_some() {
@@ -145,7 +146,6 @@ impl Sealer {
         let fresh_bytes = fresh.iter().map(weight).sum::<usize>() as u64;
         let (before, open) = self.merged(due, first, fresh_bytes, &mut sealed)?;
         let merged = before.len();
-        sealed.first = before.first().map_or(first, |record| record.ordinal);
         let records = if merged == 0 { fresh } else { before.into_iter().chain(fresh).collect() };
         let cuts = cuts(&records, merged, open, self.tails.options.block_bytes, due.whole);
         let mut from = 0;
@@ -196,7 +196,8 @@ impl Sealer {
 }
 
 fn weight(record: &OutputRecord) -> usize {
-    RECORD_BYTES + record.entry.data.len()
+    let label = record.entry.label.as_ref().map_or(0, |label| label.message.len());
+    RECORD_BYTES + record.entry.data.len() + label
 }
 
 /// Where blocks end, behind the record of this index, each with the streams that are open there. The first one holds all that is
@@ -266,10 +267,11 @@ fn done(due: &Due, records: &[OutputRecord], merged: usize, until: usize) -> Don
     done
 }
 
-fn put(tx: &mut Tx<'_>, sealed: Sealed) -> Result<(), Refusal> {
+fn put(tx: &mut Tx<'_>, tails: &Tails, sealed: Sealed) -> Result<(), Refusal> {
     // A job deleted meanwhile takes its output with it.
     let Some(row) = tx.job(sealed.job)? else { return Ok(()) };
-    if row.kept_from(sealed.kind) > sealed.first {
+    if row.kept_from(sealed.kind) > sealed.first || tails.first(sealed.job, sealed.kind) != Some(sealed.first) {
+        // What came behind it is still to be sealed: built anew without what is gone.
         let message = format!("output of job {} was deleted while it was sealed", sealed.job);
         return Err(Refusal::new(RefusalCode::Stale, message));
     }

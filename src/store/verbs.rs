@@ -189,6 +189,21 @@ pub enum Prune {
     Source([u8; 16]),
 }
 
+/// What one group has done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// How many things are really gone: jobs, records, keys, letters, sources.
+    pub gone: u64,
+    /// The same items again find more.
+    pub more: bool,
+}
+
+impl Pruned {
+    pub fn one(gone: bool) -> Self {
+        Self { gone: u64::from(gone), more: false }
+    }
+}
+
 /// An upload somebody has begun. Its key is its task and the epoch of the attempt that began it, also when a later attempt
 /// continues it.
 #[derive(Debug, Clone, PartialEq, Eq)]

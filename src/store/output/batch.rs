@@ -175,7 +175,7 @@ pub fn read_batches<V: AsRef<[u8]>>(
                 Err(refusal) => each(batch, Err(refusal))?,
             },
             _ => {
-                each(batch, Err(damaged(format!("part {part} of output batch {batch}, which misses one before it,"))))?
+                each(batch, Err(damaged(format!("part {part} of output batch {batch}, which misses one before it,"))))?;
             }
         }
     }

@@ -201,6 +201,16 @@ impl Tails {
         self.bell.notify_all();
     }
 
+    /// The first ordinal that is in no block.
+    pub fn first(&self, job: JobId, kind: OutputKind) -> Option<u64> {
+        self.lock().by.get(&(job, kind)).and_then(|tail| tail.chunks.front()).map(|chunk| chunk.first)
+    }
+
+    /// There was output since the store was opened, or before and not sealed.
+    pub fn is_used(&self) -> bool {
+        self.next_batch.load(Ordering::Relaxed) > 1
+    }
+
     pub fn ticks(&self) -> u64 {
         self.lock().tick
     }
