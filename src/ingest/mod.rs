@@ -26,8 +26,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::output::{Arrived, Closed, NewRecord, OutputOptions, OutputPass, OutputSource, OutputWriter};
-pub use self::raw::{RawManifest, RawResource, RawStorageHint, Source, Submission};
+pub use self::output::{Arrived, Closed, OutputOptions, OutputPass, OutputSource, OutputWriter};
+pub use self::raw::{NewRecord, RawManifest, RawResource, RawStorageHint, Source, Submission};
 pub use crate::handler::manifest_json;
 
 use self::admit::Intake;

@@ -23,6 +23,7 @@ pub use self::spool::Pass as OutputPass;
 pub use self::writer::OutputWriter;
 
 use self::spool::{Call, Item};
+use super::raw::NewRecord;
 use super::{DRAINING_RETRY, Ingest, draining, update};
 use crate::clock::Clock;
 use crate::model::{JobId, JobName, JobType, LogStream, NewLog, NewOutput, OutputKind, Refusal, RefusalCode, Tenant};
@@ -44,15 +45,6 @@ impl Default for OutputOptions {
     fn default() -> Self {
         Self { buffer_bytes: 64 << 20 }
     }
-}
-
-/// One record of an append, as a client sent it.
-#[derive(Debug, Clone, PartialEq)]
-pub enum NewRecord {
-    /// A line about the job.
-    Line(NewLog),
-    /// A piece of what it wrote. Of `label` the message is not used.
-    Chunk { stream: LogStream, label: NewLog, chunk: bytes::Bytes },
 }
 
 /// The counters of output, whichever door it came by.

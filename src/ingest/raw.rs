@@ -1,11 +1,11 @@
-//! What doors hand over: a manifest as it came, before anything of it is believed.
+//! What doors hand over: a manifest or an append as it came, before anything of it is believed.
 //!
-//! Owns: the shapes. Must not know: which encoding a client used beyond naming it. `Debug` shows sizes, never contents: header
-//! values and bodies may hold credentials.
+//! Owns: the shapes. Must not know: which encoding a client used beyond naming it. `Debug` of a manifest shows sizes, never
+//! contents: header values and bodies may hold credentials.
 
 use std::fmt;
 
-use crate::model::Priority;
+use crate::model::{LogStream, NewLog, Priority};
 
 /// A manifest as it came.
 #[derive(Clone)]
@@ -126,4 +126,13 @@ pub struct Submission {
     pub trace_parent: String,
     pub priority: Priority,
     pub source: Source,
+}
+
+/// One record of an append, as a client sent it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum NewRecord {
+    /// A line about the job.
+    Line(NewLog),
+    /// A piece of what it wrote. Of `label` the message is not used.
+    Chunk { stream: LogStream, label: NewLog, chunk: bytes::Bytes },
 }

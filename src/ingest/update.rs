@@ -3,7 +3,8 @@
 //! Owns: their limits and which change is legal. Pure. Must not know: how they become durable.
 
 use super::found::{Found, Path};
-use super::{LOG_BYTES_MAX, NewRecord, StatusUpdate};
+use super::raw::NewRecord;
+use super::{LOG_BYTES_MAX, StatusUpdate};
 use crate::handler::rules;
 use crate::model::{Job, NewLog, Refusal, RefusalCode};
 

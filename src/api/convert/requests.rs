@@ -169,9 +169,14 @@ fn new_record(at: usize, record: pb::LogRecord) -> Result<NewRecord, Refusal> {
         }
         (LogStream::Stdout | LogStream::Stderr, None) => return wrong("chunk", "is required"),
     };
+    let level = match log_level_in(known(&format!("records[{at}].level"), record.level)?) {
+        // The wire's zero: of a piece of output, which has no level of its own, nothing was said.
+        LogLevel::Trace if chunk.is_some() => LogLevel::default(),
+        level => level,
+    };
     let label = NewLog {
         resource_id: record.resource_id,
-        level: log_level_in(known(&format!("records[{at}].level"), record.level)?),
+        level,
         timestamp_ms: record.timestamp_ms,
         message,
         fields: record.fields.into_iter().collect(),

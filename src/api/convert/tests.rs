@@ -280,10 +280,8 @@ fn a_piece_of_output_is_taken_and_one_in_the_wrong_place_is_named() {
     let bytes = || Some(Content::Chunk(vec![0, 255]));
     let text = || Some(Content::Message("m".to_owned()));
     let taken = new_records(vec![record(pb::LogStream::Stderr, bytes()), record(pb::LogStream::Job, text())]).unwrap();
-    // What the wire does not say is its zero.
-    let unsaid = NewLog { level: crate::model::LogLevel::Trace, ..NewLog::default() };
-    let label = NewLog { message: "m".to_owned(), ..unsaid.clone() };
-    let chunk = NewRecord::Chunk { stream: LogStream::Stderr, label: unsaid, chunk: vec![0, 255].into() };
+    let label = NewLog { message: "m".to_owned(), level: LogLevel::Trace, ..NewLog::default() };
+    let chunk = NewRecord::Chunk { stream: LogStream::Stderr, label: NewLog::default(), chunk: vec![0, 255].into() };
     assert_eq!(taken, [chunk, NewRecord::Line(label)]);
     for (wrong, path) in [
         (record(pb::LogStream::Stdout, text()), "records[0].message"),
