@@ -30,7 +30,7 @@ fn log(at: u64, stream: pp::StreamType, data: Vec<u8>) -> pp::OutputRecord {
 
 /// Every third piece is an error.
 fn piece(at: u64) -> pp::OutputRecord {
-    let stream = if at % 3 == 0 { pp::StreamType::Stderr } else { pp::StreamType::Stdout };
+    let stream = if at.is_multiple_of(3) { pp::StreamType::Stderr } else { pp::StreamType::Stdout };
     log(at, stream, format!("piece {at} of \u{0}\u{ff} what a service says").into_bytes())
 }
 
