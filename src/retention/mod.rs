@@ -145,7 +145,15 @@ impl Retention {
     ) -> (Sweeper, Retention) {
         let live = Live { store, reader, objects, clock: clock.clone() };
         let turn = tokio::sync::Mutex::new(());
-        let inner = Arc::new(Inner { options, live, clock, metrics, turn, dirty: AtomicBool::new(true), room: Room::default() });
+        let inner = Arc::new(Inner {
+            options,
+            live,
+            clock,
+            metrics,
+            turn,
+            dirty: AtomicBool::new(true),
+            room: Room::default(),
+        });
         (Sweeper::new(inner.clone()), Retention { inner })
     }
 

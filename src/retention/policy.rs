@@ -152,11 +152,9 @@ pub fn output_of(kind: CleanupKind) -> impl Iterator<Item = OutputKind> {
         CleanupKind::Logs => *output == OutputKind::Log,
         CleanupKind::Metrics => *output == OutputKind::Metric,
         CleanupKind::Events => output.is_event(),
-        CleanupKind::Jobs
-        | CleanupKind::Idempotency
-        | CleanupKind::Dlq
-        | CleanupKind::Queue
-        | CleanupKind::Uploads => false,
+        CleanupKind::Jobs | CleanupKind::Idempotency | CleanupKind::Dlq | CleanupKind::Queue | CleanupKind::Uploads => {
+            false
+        }
     })
 }
 

@@ -63,7 +63,8 @@ impl Schedule {
             }
             let begin = if day == first_day { first_minute } else { 0 };
             let mut minutes = begin..DAY_MINUTES;
-            if let Some(minute) = minutes.find(|minute| has(self.hours, minute / 60) && has(self.minutes, minute % 60)) {
+            if let Some(minute) = minutes.find(|minute| has(self.hours, minute / 60) && has(self.minutes, minute % 60))
+            {
                 return day.checked_mul(DAY_MINUTES)?.checked_add(minute)?.checked_mul(MINUTE_MS);
             }
         }

@@ -198,7 +198,10 @@ async fn check(client: &Client, job: &str, expected: &[&Vec<u8>]) {
         while let Some(page) = pages.next().await {
             let page = page.expect("the query goes on");
             for record in page.records {
-                assert_eq!(record.content.as_ref(), expected.get(at).map(|line| Content::Chunk(line.to_vec())).as_ref());
+                assert_eq!(
+                    record.content.as_ref(),
+                    expected.get(at).map(|line| Content::Chunk(line.to_vec())).as_ref()
+                );
                 at += 1;
             }
             request.offset = page.next_offset;

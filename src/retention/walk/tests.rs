@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::{JobName, JobState, OutputKind, TaskIndex, TaskRef, TaskState};
 use crate::retention::Options;
-use crate::retention::world::Block;
 use crate::retention::fake::{Fake, LETTER_BYTES, State, job_at, letter_at, upload_at};
+use crate::retention::world::Block;
 
 const DAY_MS: i64 = 86_400_000;
 const NOW_MS: i64 = 200 * DAY_MS;
@@ -294,7 +294,10 @@ fn a_job_that_nobody_ends_is_ended_when_it_has_been_silent_and_not_before() {
     assert!(fake.state().jobs.values().all(|job| !job.state.is_terminal()), "0 hours means never");
     run(&fake, tidy);
     let state = fake.state();
-    assert_eq!((state.jobs[&silent].state, state.jobs[&silent].phase.as_str()), (JobState::Completed, "no output for 24 h"));
+    assert_eq!(
+        (state.jobs[&silent].state, state.jobs[&silent].phase.as_str()),
+        (JobState::Completed, "no output for 24 h")
+    );
     assert_eq!(state.jobs[&silent].completed_at_ms, NOW_MS - 25 * 3_600_000);
     assert!(!state.jobs[&heard].state.is_terminal() && !state.jobs[&ours].state.is_terminal());
 }
@@ -330,14 +333,17 @@ fn a_full_disk_loses_the_output_of_the_oldest_ended_jobs_and_no_job() {
     assert_eq!(report.reclaimed_bytes, 1_000);
     let state = fake.state();
     assert_eq!(state.jobs.len(), 10);
-    let left = |at: usize| [OutputKind::Exec, OutputKind::Metric, OutputKind::Log].map(|kind| state.blocks[&(ids[at], kind)].len());
+    let left = |at: usize| {
+        [OutputKind::Exec, OutputKind::Metric, OutputKind::Log].map(|kind| state.blocks[&(ids[at], kind)].len())
+    };
     assert_eq!([left(0), left(1), left(2), left(3)], [[0, 0, 0], [2, 2, 2], [0, 0, 2], [2, 2, 2]]);
 }
 
 #[test]
 fn a_deletion_that_was_broken_off_is_finished_by_the_next_sweep() {
     let fake = Fake::default();
-    let (left, other) = (fake.add(named_at(JobState::Canceled, 1, NOW_MS)), fake.add(named_at(JobState::Completed, 2, NOW_MS)));
+    let (left, other) =
+        (fake.add(named_at(JobState::Canceled, 1, NOW_MS)), fake.add(named_at(JobState::Completed, 2, NOW_MS)));
     fake.state().leaving.insert(left);
     run(&fake, Order { tidies: true, ..order(&[CleanupKind::Jobs], None, None) });
     assert!(!fake.state().jobs.contains_key(&left) && fake.state().jobs.contains_key(&other));
