@@ -301,12 +301,14 @@ impl Store {
 
     /// Gives freed space back to the file system. Blocks the calling thread for seconds.
     pub fn compact(&self) -> Result<(), Refusal> {
-        self.spaces.compact(&keys::Space::ALL)
+        self.spaces.compact(&keys::Space::ALL)?;
+        self.let_go_of_tables()
     }
 
     /// The same of the keyspace that holds output, and of the journal's files.
     pub fn compact_output(&self) -> Result<(), Refusal> {
         self.turn_journal()?;
-        self.spaces.compact(&[keys::Space::Output])
+        self.spaces.compact(&[keys::Space::Output])?;
+        self.let_go_of_tables()
     }
 }

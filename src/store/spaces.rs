@@ -107,7 +107,8 @@ impl Spaces {
         Ok(())
     }
 
-    fn flush(&self) -> Result<(), Refusal> {
+    /// Writes everything to tables.
+    pub fn flush(&self) -> Result<(), Refusal> {
         for space in Space::ALL {
             self.keyspace(space).rotate_memtable_and_wait().map_err(|error| read_fault(space, &error))?;
         }

@@ -1,6 +1,7 @@
-//! Turning the journal: the file in use becomes an old one, which goes when the tables hold what it holds.
+//! Turning the journal: the file in use becomes an old one, which goes when the tables hold what it holds. And letting go of the tables
+//! that a merge has replaced.
 //!
-//! Owns: what is written for it. Must not know: when it is worth it.
+//! Owns: what is written for both. Must not know: when it is worth it.
 //!
 //! The database begins a new file only behind 64 MB, and until then keeps the old one with all that was deleted since. So it is filled up,
 //! in groups between which others have theirs.
@@ -28,6 +29,15 @@ impl Store {
             self.write(|tx| tx.put(keys::filler(), vec![0; ROW_BYTES]))?;
         }
         self.write(|tx| tx.delete(keys::filler()))
+    }
+
+    /// The database keeps the tables it has merged until something is written after the merge and then a memtable rotated: on a quiet
+    /// daemon that would be never.
+    pub(super) fn let_go_of_tables(&self) -> Result<(), Refusal> {
+        for _ in 0..2 {
+            self.write(|tx| tx.delete(keys::filler()))?;
+        }
+        self.spaces.flush()
     }
 
     fn write(&self, change: impl FnOnce(&mut Tx<'_>) + Send + 'static) -> Result<(), Refusal> {
