@@ -21,6 +21,8 @@ const BYTES_MAX: usize = 8 << 10;
 const BYTES_MIN: usize = 256;
 /// Text that is read as fast as its filter.
 const TEXT_BYTES_MIN: u64 = 1 << 10;
+/// Text that sets about every bit whatever it says: one huge record. Building its filter would only hold up whoever waits for the sealer.
+const TEXT_BYTES_MAX: u64 = 16 << 20;
 /// Set bits of eight, beyond which a filter says "maybe" to nearly everything and is left out.
 const FULL_EIGHTHS: usize = 7;
 const MULTIPLIER: u32 = 0x9e37_79b1;
@@ -35,7 +37,7 @@ impl TextFilter {
         let said =
             records.iter().filter_map(|record| record.entry.label.as_ref()).map(|label| label.message.len() as u64);
         let text = text + said.sum::<u64>();
-        if text < TEXT_BYTES_MIN {
+        if !(TEXT_BYTES_MIN..TEXT_BYTES_MAX).contains(&text) {
             return Self::default();
         }
         let mut wide = Wide::new();
