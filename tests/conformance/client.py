@@ -487,7 +487,7 @@ def misplaced_output_and_foreign_moves_are_refused(world):
         accepted = world.accepted(ipc, world.submit(world.manifest(["/slow1"])))
         misplaced = model.LogRecord(stream=model.LOG_STREAM_STDOUT, message="x")
         error = ipc.error(append_logs=ledger.AppendLogsRequest(job_id=accepted.job_id, records=[misplaced]))
-        assert error.code == "INVALID_PAYLOAD" and error.violations[0].path == "records[0].message", error
+        assert error.code == "INVALID_PAYLOAD" and error.fields[0].path == "records[0].message", error
         chunk = model.LogRecord(stream=model.LOG_STREAM_STDOUT, chunk=b"\xff\x00")
         first = ipc.ask(append_logs=ledger.AppendLogsRequest(job_id=accepted.job_id, records=[chunk, chunk])).append_logs
         assert first.count == 2, first
