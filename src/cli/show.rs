@@ -39,7 +39,9 @@ pub fn job(job: &wire::Job) -> String {
         let took = job.completed_at_ms.saturating_sub(job.created_at_ms).unsigned_abs();
         row("ended", format!("{} (after {})", words::time(job.completed_at_ms), words::duration(took)));
     }
-    row("manifest", format!("{}/{}", job.manifest_bucket, job.manifest_key));
+    if !job.manifest_key.is_empty() {
+        row("manifest", format!("{}/{}", job.manifest_bucket, job.manifest_key));
+    }
     row("log", words::count(job.log_count, "line"));
     row("trace", job.trace_id.clone());
     if let Some(error) = &job.last_error {

@@ -18,7 +18,7 @@ use super::{journal, output::Tails, published::Published};
 /// Beyond this many bytes the database begins a new file.
 const FILE_BYTES: u64 = 64_000_000;
 /// Journals that occupy less are left alone.
-const WORTH_BYTES: u64 = 4 << 20;
+const WORTH_BYTES: u64 = 2 << 20;
 /// Turns, of a second, without a commit before the present file is filled up.
 const QUIET_TURNS: u64 = 3;
 /// Between two fillings: 64 MB in five minutes are 18 GB a day at most, and that only if each five minutes have a burst and a silence.
