@@ -8,7 +8,7 @@ use futures_util::stream::{self, BoxStream, StreamExt as _};
 
 use super::convert::{self, Show};
 use super::door::Door;
-use crate::ledger::{MetricQuery, OutputPage, OutputQuery, OutputWatch};
+use crate::ledger::{MetricQuery, OutputPage, OutputQuery, StoreWake};
 use crate::model::{Job, JobId, LogStream, OutputRecord, Refusal, RefusalCode};
 use crate::proto::joblet::persist as pp;
 
@@ -83,7 +83,7 @@ struct State<T> {
     next: u64,
     /// Ordinals from here on came after the question.
     until: u64,
-    watch: Option<OutputWatch>,
+    watch: Option<StoreWake>,
     done: bool,
 }
 

@@ -51,13 +51,20 @@ impl Source for Reader {
     }
 }
 
+/// Wakes for every commit that touches one job, and when there can be no more.
 pub struct StoreWake {
     job: JobWatch,
     fault: tokio::sync::watch::Receiver<Option<String>>,
 }
 
 impl Wake for StoreWake {
-    async fn changed(&mut self) -> Result<(), Refusal> {
+    fn changed(&mut self) -> impl Future<Output = Result<(), Refusal>> + Send {
+        StoreWake::changed(self)
+    }
+}
+
+impl StoreWake {
+    pub async fn changed(&mut self) -> Result<(), Refusal> {
         tokio::select! {
             () = self.job.changed() => Ok(()),
             _ = self.fault.wait_for(Option::is_some) => {

@@ -24,8 +24,9 @@ use std::sync::Arc;
 use futures_util::stream::BoxStream;
 use tokio::sync::Semaphore;
 
+pub use live::StoreWake;
 pub use metrics::{MetricPage, MetricPoint, MetricQuery};
-pub use output::{OutputPage, OutputQuery, OutputWatch};
+pub use output::{OutputPage, OutputQuery};
 
 use crate::model::{
     Controls, DeadLetter, DeadLetterId, DeadLetterSelector, Failure, Job, JobId, JobState, JobType, LogLevel,

@@ -2,12 +2,11 @@
 //!
 //! Owns: filters over records, pages bounded by bytes, where the last N records begin, waiting for more. Must not know: any wire, lines.
 
-use tokio::sync::watch;
-
 use super::Ledger;
+use super::live::{Source as _, StoreWake};
 use super::pattern::Pattern;
-use crate::model::{Job, JobId, LogStream, OutputKind, OutputRecord, Refusal, RefusalCode};
-use crate::store::{BlockHead, JobWatch, OutputLimit};
+use crate::model::{Job, JobId, LogStream, OutputKind, OutputRecord, Refusal};
+use crate::store::{BlockHead, OutputLimit};
 
 /// Which records of a job's output. Everything that is set must hold.
 #[derive(Debug, Clone)]
@@ -120,8 +119,8 @@ impl Ledger {
     }
 
     /// Wakes for what is committed to the job from now on.
-    pub fn output_watch(&self, id: JobId) -> OutputWatch {
-        OutputWatch { job: self.reader.watch_job(id), fault: self.reader.fault_watch() }
+    pub fn output_watch(&self, id: JobId) -> StoreWake {
+        self.reader.wake(id)
     }
 
     /// Jobs that ever had output or that another program names, newest first.
@@ -132,23 +131,6 @@ impl Ledger {
             let Some(last) = jobs.last().map(|job| job.id) else { return Ok(()) };
             jobs.into_iter().filter(|job| job.output_at_ms > 0 || job.name.is_some()).for_each(&mut each);
             before = last;
-        }
-    }
-}
-
-/// Woken when there may be more.
-pub struct OutputWatch {
-    job: JobWatch,
-    fault: watch::Receiver<Option<String>>,
-}
-
-impl OutputWatch {
-    pub async fn changed(&mut self) -> Result<(), Refusal> {
-        tokio::select! {
-            () = self.job.changed() => Ok(()),
-            _ = self.fault.wait_for(Option::is_some) => {
-                Err(Refusal::new(RefusalCode::Unavailable, "the store serves no longer; ask again after a restart"))
-            }
         }
     }
 }

@@ -232,6 +232,7 @@ impl Tails {
     }
 
     /// Jobs with unsealed records of the kind, in order.
+    #[cfg(test)]
     pub fn jobs(&self, kind: OutputKind) -> Vec<JobId> {
         let mut jobs: Vec<JobId> = self.lock().by.keys().filter(|key| key.1 == kind).map(|key| key.0).collect();
         jobs.sort_unstable();

@@ -69,6 +69,7 @@ impl Reader {
     }
 
     /// Jobs with output of the kind that is not in a block, in order of their ids.
+    #[cfg(test)]
     pub fn jobs_with_tail(&self, kind: OutputKind) -> Vec<JobId> {
         self.tails.jobs(kind)
     }
