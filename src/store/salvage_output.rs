@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use fjall::{UserKey, UserValue};
 
 use super::keys::{self, Family, Fields, Key, Space};
-use super::output::{batch_keys, read_batches, read_block, read_head, rebuild_head};
+use super::output::{Window, batch_keys, read_batches, read_block, read_head, rebuild_head};
 use super::report::SalvageReport;
 use super::spaces::Spaces;
 use crate::model::{JobId, OutputKind, Refusal};
@@ -139,7 +139,7 @@ impl Copy<'_> {
             let read = head.and_then(|head| {
                 let part =
                     |key: &Key| Ok(found.iter().find(|(part, _)| is_part(key, *part)).map(|(_, value)| value.clone()));
-                Ok((head.last, head.count(), read_block(&head, part)?))
+                Ok((head.last, head.count(), read_block(&head, Window::ALL, part)?))
             });
             matches!(read, Ok((last, count, Some(records)))
                 if records.last().is_some_and(|record| record.ordinal == last) && records.len() as u64 == count)

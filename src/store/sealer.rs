@@ -12,7 +12,8 @@ use super::committer::{Committer, Request};
 use super::journal_room::JournalRoom;
 use super::keys::{self, Key, Space};
 use super::output::{
-    BlockRows, Chunk, Done, Due, Tails, batch_keys, build_block, open_behind, read_block, read_head, recompute_rollups,
+    BlockRows, Chunk, Done, Due, Tails, Window, batch_keys, build_block, open_behind, read_block, read_head,
+    recompute_rollups,
 };
 use super::published::Published;
 use super::spaces::Spaces;
@@ -180,7 +181,7 @@ impl Sealer {
             return Ok((Vec::new(), head.open_streams));
         }
         // A damaged one is left alone for `fetchbox check` to find; what follows gets a block of its own.
-        let records = read_block(&head, |key| self.spaces.get(key)).unwrap_or_else(|refusal| {
+        let records = read_block(&head, Window::ALL, |key| self.spaces.get(key)).unwrap_or_else(|refusal| {
             tracing::warn!(%refusal, "a block is not merged with what follows it");
             None
         });

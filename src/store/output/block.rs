@@ -7,9 +7,10 @@
 use bytes::Bytes;
 use prost::Message;
 
+use super::TextFilter;
+use super::codec::{self, Window};
 use super::edges::{self, Edges};
 use super::pack::{pack, unpack};
-use super::{TextFilter, codec};
 use crate::model::{JobId, LogStream, OutputKind, OutputRecord, Refusal};
 use crate::store::keys::{self, Family, Fields, Key};
 use crate::store::records::{self, damaged};
@@ -176,7 +177,7 @@ pub fn rebuild_head(
     let joined: Bytes = parts.iter().flat_map(|part| part.as_ref()).copied().collect();
     let what = || damaged(block_name(job, kind, first));
     let (front, body) = open_parts(&joined).ok_or_else(what)?;
-    let records = codec::decode(kind, first, &body)?;
+    let records = codec::decode(kind, first, &body, Window::ALL)?;
     if records.first().map(|record| record.ordinal) != Some(first) {
         return Err(what());
     }
@@ -223,9 +224,10 @@ pub fn read_head(key: &[u8], value: &[u8]) -> Result<BlockHead, Refusal> {
     })
 }
 
-/// The block's records. None: it is gone, or was replaced while it was read.
+/// The block's records within the window. None: it is gone, or was replaced while it was read.
 pub fn read_block(
     head: &BlockHead,
+    window: Window,
     mut get: impl FnMut(&Key) -> Result<Option<fjall::UserValue>, Refusal>,
 ) -> Result<Option<Vec<OutputRecord>>, Refusal> {
     let mut joined = Vec::new();
@@ -241,7 +243,7 @@ pub fn read_block(
     let packed = only.as_deref().unwrap_or(&joined);
     let opened = open_parts(packed).filter(|(front, _)| front.body_bytes == head.body_bytes);
     let Some((_, body)) = opened else { return Err(damaged(block_name(head.job, head.kind, head.first))) };
-    codec::decode(head.kind, head.first, &body).map(Some)
+    codec::decode(head.kind, head.first, &body, window).map(Some)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use prost::encoding::{decode_varint, encode_varint};
 
-use crate::model::{LogStream, NewOutput, OutputKind, OutputRecord, Refusal};
+use crate::model::{LogStream, NewLog, NewOutput, OutputKind, OutputRecord, Refusal};
 use crate::store::records::{LogRow, damaged};
 
 const VERSION: u8 = 1;
@@ -79,16 +79,28 @@ fn put_varint(value: u64, to: &mut Vec<u8>) {
     }
 }
 
-/// Reads the records back; their data are slices of `bytes`. DATA_LOSS when they are not what [`encode`] writes.
-pub fn decode(kind: OutputKind, base: u64, bytes: &Bytes) -> Result<Vec<OutputRecord>, Refusal> {
-    read(kind, base, bytes).ok_or_else(|| damaged("a piece of output"))
+/// Which of the records are wanted: those from this ordinal on, and no more than so many.
+#[derive(Debug, Clone, Copy)]
+pub struct Window {
+    pub from: u64,
+    pub rows: usize,
+}
+
+impl Window {
+    pub const ALL: Self = Self { from: 0, rows: usize::MAX };
+}
+
+/// Reads records back; their data are slices of `bytes`. Records outside of the window cost a few numbers each, or nothing.
+/// DATA_LOSS when what is read is not what [`encode`] writes.
+pub fn decode(kind: OutputKind, base: u64, bytes: &Bytes, window: Window) -> Result<Vec<OutputRecord>, Refusal> {
+    read(kind, base, bytes, window).ok_or_else(|| damaged("a piece of output"))
 }
 
 fn varint(from: &mut &[u8]) -> Option<u64> {
     decode_varint(from).ok()
 }
 
-fn read(kind: OutputKind, base: u64, bytes: &Bytes) -> Option<Vec<OutputRecord>> {
+fn read(kind: OutputKind, base: u64, bytes: &Bytes, window: Window) -> Option<Vec<OutputRecord>> {
     let mut rest: &[u8] = bytes;
     let (version, tail) = rest.split_first()?;
     if *version != VERSION {
@@ -117,31 +129,48 @@ fn read(kind: OutputKind, base: u64, bytes: &Bytes) -> Option<Vec<OutputRecord>>
         return None;
     }
     let (mut next, mut time, mut sequence, mut from) = (0u64, 0i64, 0u64, 0usize);
-    let mut records = Vec::with_capacity(count);
+    // No more than this many are passed over.
+    let below = usize::try_from(window.from.saturating_sub(base)).unwrap_or(usize::MAX);
+    let mut records = Vec::with_capacity(count.saturating_sub(below).min(window.rows));
     for flag in flags {
+        if records.len() >= window.rows {
+            break;
+        }
         let ordinal = next.wrapping_add(varint(&mut ordinals)?);
         next = ordinal.wrapping_add(1);
         time = time.wrapping_add(unzigzag(varint(&mut times)?));
         sequence = sequence.wrapping_add(1).wrapping_add(unzigzag(varint(&mut sequences)?).cast_unsigned());
         let end = from.checked_add(usize::try_from(varint(&mut sizes)?).ok()?).filter(|end| *end <= data.len())?;
-        let label = if flag & HAS_LABEL == 0 { None } else { Some(Box::new(label(&mut labels)?)) };
+        let label = if flag & HAS_LABEL == 0 { None } else { Some(label(&mut labels)?) };
+        let start = std::mem::replace(&mut from, end);
+        let ordinal = base.wrapping_add(ordinal);
+        if ordinal < window.from {
+            continue;
+        }
         let stream = match flag & STREAM_BITS {
             0 => LogStream::Job,
             1 => LogStream::Stdout,
             2 => LogStream::Stderr,
             _ => return None,
         };
-        let entry = NewOutput { kind, stream, time_ns: time, sequence, label, data: data.slice(from..end) };
-        records.push(OutputRecord { ordinal: base.wrapping_add(ordinal), entry });
-        from = end;
+        let label = match label {
+            Some(row) => Some(Box::new(read_label(row)?)),
+            None => None,
+        };
+        let entry = NewOutput { kind, stream, time_ns: time, sequence, label, data: data.slice(start..end) };
+        records.push(OutputRecord { ordinal, entry });
     }
     Some(records)
 }
 
-fn label(labels: &mut &[u8]) -> Option<crate::model::NewLog> {
+fn label<'a>(labels: &mut &'a [u8]) -> Option<&'a [u8]> {
     let length = usize::try_from(varint(labels)?).ok()?;
     let (row, rest) = labels.split_at_checked(length)?;
     *labels = rest;
+    Some(row)
+}
+
+fn read_label(row: &[u8]) -> Option<NewLog> {
     LogRow::decode(row).ok()?.into_log().ok()
 }
 
@@ -150,7 +179,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::NewLog;
 
     fn any_output() -> impl Strategy<Value = NewOutput> {
         let stream = prop_oneof![Just(LogStream::Job), Just(LogStream::Stdout), Just(LogStream::Stderr)];
@@ -171,6 +199,7 @@ mod tests {
         #[test]
         fn what_a_job_wrote_is_read_back_byte_for_byte(
             entries in prop::collection::vec((0u64..5, any_output()), 0..40), base in 0u64..1_000_000,
+            skipped in 0u64..100, rows in 0usize..50,
         ) {
             let mut ordinal = 0;
             let records: Vec<(u64, NewOutput)> = entries.into_iter().map(|(gap, entry)| {
@@ -178,17 +207,23 @@ mod tests {
                 (ordinal, entry)
             }).collect();
             let bytes = encode(records.iter().map(|(ordinal, entry)| (*ordinal, entry)));
-            let back = decode(OutputKind::Log, base, &bytes.into()).unwrap();
+            let bytes = bytes.into();
+            let back = decode(OutputKind::Log, base, &bytes, Window::ALL).unwrap();
             let expected: Vec<OutputRecord> = records.into_iter()
                 .map(|(ordinal, entry)| OutputRecord { ordinal: base + ordinal, entry }).collect();
-            prop_assert_eq!(back, expected);
+            prop_assert_eq!(&back, &expected);
+            let window = Window { from: base + skipped, rows };
+            let part = decode(OutputKind::Log, base, &bytes, window).unwrap();
+            let expected: Vec<_> =
+                expected.into_iter().filter(|record| record.ordinal >= window.from).take(rows).collect();
+            prop_assert_eq!(part, expected);
         }
 
         #[test]
         fn damaged_bytes_are_an_error_and_never_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
             let mut bytes = bytes;
             bytes.insert(0, VERSION);
-            let _ = decode(OutputKind::Log, 0, &bytes.into());
+            let _ = decode(OutputKind::Log, 0, &bytes.into(), Window::ALL);
         }
     }
 }

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use batch::OutputBatch;
 pub use block::BlockHead;
+pub use codec::Window;
 pub use edges::{Edge, Edges, edge_index, edges_of};
 pub use filter::TextFilter;
 pub use recover::{recover, sealed_end};

@@ -13,6 +13,7 @@ use std::collections::btree_map::Entry;
 use prost::Message;
 
 use super::block::{BlockHead, read_block, read_head};
+use super::codec::Window;
 use super::sample::{sample, time_of};
 use super::tails::Due;
 use crate::model::series::{Counter, Gauge, Point, Rates, Sample, Summary, per_second};
@@ -360,7 +361,9 @@ fn add_sealed(
         }
     }
     for head in wanted {
-        for sample in read_block(&head, |key| spaces.get(key))?.unwrap_or_default().iter().filter_map(sample) {
+        for sample in
+            read_block(&head, Window::ALL, |key| spaces.get(key))?.unwrap_or_default().iter().filter_map(sample)
+        {
             if sample.ordinal < sealed_end
                 && let Some(step) = steps.get_mut(&start_ms(sample.time_ns, resolution_s))
             {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::batch::{Committed, count_by_batch};
-use super::codec;
+use super::codec::{self, Window};
 use crate::model::{JobId, OutputKind, OutputRecord, Refusal};
 
 /// Records of one job and kind from one batch; their ordinals follow each other.
@@ -43,7 +43,11 @@ impl Chunk {
     }
 
     pub fn records(&self, kind: OutputKind) -> Result<Vec<OutputRecord>, Refusal> {
-        codec::decode(kind, self.first, &self.body)
+        self.records_in(kind, Window::ALL)
+    }
+
+    pub fn records_in(&self, kind: OutputKind, window: Window) -> Result<Vec<OutputRecord>, Refusal> {
+        codec::decode(kind, self.first, &self.body, window)
     }
 }
 

@@ -8,7 +8,7 @@
 use super::{Reader, key_of};
 use crate::model::{JobId, JobName, LogRecord, NewLog, OutputKind, OutputRecord, Refusal};
 use crate::store::keys::{self, Family, Space};
-use crate::store::output::{BlockHead, Tail, read_block, read_head};
+use crate::store::output::{BlockHead, Tail, Window, read_block, read_head};
 use crate::store::records::{NameRow, damaged};
 
 /// What one read may give: it ends at the first of the two that is reached, but gives at least one record where there is one.
@@ -25,6 +25,13 @@ pub struct OutputSlice {
     pub next: u64,
     /// Nothing stood behind `next` when this was read.
     pub end: bool,
+}
+
+impl OutputSlice {
+    /// What of a block or a chunk can be of use: one record more than there is room for shows that there are more.
+    fn window(&self, limit: OutputLimit) -> Window {
+        Window { from: self.next, rows: limit.rows.saturating_sub(self.records.len()).saturating_add(1) }
+    }
 }
 
 /// Records of a job's one sequence.
@@ -118,8 +125,12 @@ impl Reader {
     /// The records of a block: empty when it is gone meanwhile. One that grew since its head was read is read with its new head; then
     /// records may follow that the head does not know of.
     pub fn block(&self, head: &BlockHead) -> Result<Vec<OutputRecord>, Refusal> {
+        self.block_in(head, Window::ALL)
+    }
+
+    fn block_in(&self, head: &BlockHead, window: Window) -> Result<Vec<OutputRecord>, Refusal> {
         let mut head = head.clone();
-        let mut read = read_block(&head, |key| self.spaces.get(key));
+        let mut read = read_block(&head, window, |key| self.spaces.get(key));
         for _ in 0..REPLACED_MAX {
             if let Ok(Some(records)) = read {
                 return Ok(records);
@@ -130,7 +141,7 @@ impl Reader {
             let now = read_head(&key.bytes, &value)?;
             let same = now == head;
             head = now;
-            let again = read_block(&head, |key| self.spaces.get(key));
+            let again = read_block(&head, window, |key| self.spaces.get(key));
             if same && again.is_err() {
                 return Err(again.err().unwrap_or_else(|| damaged("a block")));
             }
@@ -171,8 +182,8 @@ impl Reader {
                     break;
                 }
                 if want(&head) {
-                    let cut = |record: &OutputRecord| record.ordinal >= slice.next && record.ordinal < sealed_end;
-                    let records: Vec<OutputRecord> = self.block(&head)?.into_iter().filter(cut).collect();
+                    let mut records = self.block_in(&head, slice.window(limit))?;
+                    records.retain(|record| record.ordinal < sealed_end);
                     if fill(&mut slice, records, limit, &mut bytes) {
                         return Ok(slice);
                     }
@@ -187,8 +198,7 @@ impl Reader {
             if chunk.end() <= slice.next {
                 continue;
             }
-            let next = slice.next;
-            let records = chunk.records(kind)?.into_iter().filter(|record| record.ordinal >= next).collect();
+            let records = chunk.records_in(kind, slice.window(limit))?;
             if fill(&mut slice, records, limit, &mut bytes) {
                 return Ok(slice);
             }
