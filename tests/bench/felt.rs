@@ -1,7 +1,5 @@
 //! Latencies while a job writes: of a follower, of a query for the last 1,000 lines, of a job's state.
 
-use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -14,72 +12,110 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
 
 use crate::output::{self, Corpus};
+use crate::rivals;
+use crate::server::{Server, scratch};
 
-/// How long each is measured.
-const LENGTH: Duration = Duration::from_secs(8);
 /// Lines of one write of the paced writer.
-const LINES_PER_WRITE: u64 = 50;
+const LINES_PER_WRITE: usize = 50;
 /// Lines the follower must have behind the filler.
 const FILL: u64 = 20_000;
+/// Lines of one burst, and the silence after it.
+const BURST: u64 = 200_000;
+const BETWEEN_BURSTS: Duration = Duration::from_millis(300);
 
-/// Milliseconds by what was asked.
-pub async fn measure(grpc: &Path, socket: &Path, per_second: u64) -> Vec<(&'static str, Vec<f64>)> {
-    let client = Client::connect(Addr::Unix(grpc.to_owned())).await.expect("gRPC answers");
-    let job = output::name(0);
-    let mut writer = UnixStream::connect(socket).await.expect("the socket accepts");
-    let begun = Instant::now();
-    let mut corpus = Corpus::new(7);
-    let mut sequence = 0;
-    let mut bytes = Vec::new();
-    for _ in 0..FILL {
-        frame(&mut bytes, &job, &mut sequence, &mut corpus, begun);
-    }
-    writer.write_all(&bytes).await.expect("the daemon reads");
-    while client.get_job(output::get(&job)).await.map_or(0, |job| job.log_count) < FILL {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let stop = Arc::new(AtomicBool::new(false));
-    let follower = tokio::spawn(follow(client.clone(), job.clone(), begun));
-    let stopped = Arc::clone(&stop);
-    let writing = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(write(writer, output::name(0), sequence, corpus, begun, per_second, stopped))
-    });
-    let (mut tails, mut states) = (Vec::new(), Vec::new());
-    while begun.elapsed() < LENGTH {
-        let asked = Instant::now();
-        let request = QueryLogsRequest { job_id: job.clone(), tail: 1_000, ..QueryLogsRequest::default() };
-        let mut pages = client.query_logs(request).await.expect("the job is known");
-        let mut lines = 0;
-        while let Some(page) = pages.next().await {
-            lines += page.expect("the query goes on").records.len();
-        }
-        assert_eq!(lines, 1_000);
-        tails.push(asked.elapsed().as_secs_f64() * 1e3);
-        let asked = Instant::now();
-        client.get_job(output::get(&job)).await.expect("the job is known");
-        states.push(asked.elapsed().as_secs_f64() * 1e3);
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    stop.store(true, Ordering::Relaxed);
-    let written = writing.join().expect("the writer ends");
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    follower.abort();
-    let followed = client.get_job(output::get(&job)).await.map_or(0, |job| job.log_count);
-    println!("  {written} lines written, {followed} kept so far");
-    let seen = SEEN.lock().map(|mut seen| std::mem::take(&mut *seen)).unwrap_or_default();
-    vec![("follow: from the write to the follower", seen), ("the last 1,000 lines", tails), ("a job's state", states)]
+#[derive(Default)]
+struct Load {
+    stop: AtomicBool,
+    /// What is asked meanwhile counts.
+    is_on: AtomicBool,
 }
 
-static SEEN: std::sync::Mutex<Vec<f64>> = std::sync::Mutex::new(Vec::new());
+/// A table of what they feel at each of these rates, lines a second; 0: bursts of 200,000 lines as fast as the daemon takes them.
+pub fn run(rates: &[u64], length: Duration) {
+    println!("{:<44} {:>9} {:>9} {:>9} {:>8}", "while a job writes (ms)", "p50", "p99", "max", "samples");
+    for rate in rates {
+        let dir = scratch("felt");
+        let server = Server::start(&dir, false);
+        let raw = rivals::raw_syncs(&scratch("raw"), Duration::from_secs(1));
+        let name = if *rate == 0 { "bursts of 200,000 lines".to_owned() } else { format!("{rate} lines/s") };
+        println!("{name} (fdatasync of 512 B appended: {raw:.0}/s)");
+        for (what, mut times) in measure(&server, *rate, length) {
+            times.sort_by(f64::total_cmp);
+            let at = |q: f64| times.get(((times.len().max(1) - 1) as f64 * q) as usize).copied().unwrap_or(0.0);
+            println!("  {what:<42} {:>9.2} {:>9.2} {:>9.2} {:>8}", at(0.5), at(0.99), at(1.0), times.len());
+        }
+    }
+}
 
-async fn follow(client: Client, job: String, begun: Instant) {
-    let request = QueryLogsRequest { job_id: job, offset: FILL, follow: true, limit: 1_000, ..Default::default() };
+/// Milliseconds by what was asked. Writer, follower and asker have a thread and a connection each.
+fn measure(server: &Server, per_second: u64, length: Duration) -> Vec<(&'static str, Vec<f64>)> {
+    let begun = Instant::now();
+    let load = Load::default();
+    let (mut follows, mut tails, mut states) = (Vec::new(), Vec::new(), Vec::new());
+    let filled = std::sync::Barrier::new(3);
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| on_a_thread(write(server, begun, per_second, &load, &filled)));
+        let following = scope.spawn(|| on_a_thread(follow(server, begun, &load.stop, &filled)));
+        on_a_thread(async {
+            filled.wait();
+            let client = connect(server).await;
+            let until = Instant::now() + length;
+            while Instant::now() < until {
+                if !load.is_on.load(Ordering::Relaxed) {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    continue;
+                }
+                tails.push(last_thousand(&client).await);
+                let asked = Instant::now();
+                client.get_job(output::get(&output::name(0))).await.expect("the job is known");
+                states.push(asked.elapsed().as_secs_f64() * 1e3);
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            load.stop.store(true, Ordering::Relaxed);
+        });
+        let lines = writing.join().expect("the writer ends");
+        follows = following.join().expect("the follower ends");
+        println!("  {lines} lines written, {} followed", follows.len());
+    });
+    vec![
+        ("follow: from the write to the follower", follows),
+        ("the last 1,000 lines", tails),
+        ("a job's state", states),
+    ]
+}
+
+fn on_a_thread<T>(what: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(what)
+}
+
+async fn connect(server: &Server) -> Client {
+    Client::connect(Addr::Unix(server.grpc())).await.expect("gRPC answers")
+}
+
+async fn last_thousand(client: &Client) -> f64 {
+    let asked = Instant::now();
+    let request = QueryLogsRequest { job_id: output::name(0), tail: 1_000, ..QueryLogsRequest::default() };
     let mut pages = client.query_logs(request).await.expect("the job is known");
-    while let Some(Ok(page)) = pages.next().await {
+    let mut lines = 0;
+    while let Some(page) = pages.next().await {
+        lines += page.expect("the query goes on").records.len();
+    }
+    assert_eq!(lines, 1_000);
+    asked.elapsed().as_secs_f64() * 1e3
+}
+
+/// Milliseconds from the write of each line to its arrival here.
+async fn follow(server: &Server, begun: Instant, stop: &AtomicBool, filled: &std::sync::Barrier) -> Vec<f64> {
+    filled.wait();
+    let client = connect(server).await;
+    let request =
+        QueryLogsRequest { job_id: output::name(0), offset: FILL, follow: true, limit: 1_000, ..Default::default() };
+    let mut pages = client.query_logs(request).await.expect("the job is known");
+    let mut seen = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        let Ok(Some(page)) = tokio::time::timeout(Duration::from_millis(200), pages.next()).await else { continue };
         let now_us = begun.elapsed().as_micros() as f64;
-        let mut seen = SEEN.lock().expect("nobody panics with it");
-        for record in page.records {
+        for record in page.expect("the follow goes on").records {
             let Some(Content::Chunk(chunk)) = record.content else { continue };
             let at = chunk.split(|byte| *byte == b' ').next().and_then(|text| std::str::from_utf8(text).ok());
             if let Some(at_us) = at.and_then(|text| text.parse::<f64>().ok()) {
@@ -87,52 +123,88 @@ async fn follow(client: Client, job: String, begun: Instant) {
             }
         }
     }
+    seen
 }
 
-async fn write(
-    mut to: UnixStream,
-    job: String,
-    mut sequence: u64,
-    mut corpus: Corpus,
-    begun: Instant,
-    per_second: u64,
-    stop: Arc<AtomicBool>,
-) -> u64 {
+/// Sends frames that were built beforehand, as the writer does; only the time stamps are put in as they go.
+async fn write(server: &Server, begun: Instant, per_second: u64, load: &Load, filled: &std::sync::Barrier) -> u64 {
+    let (client, job) = (connect(server).await, output::name(0));
+    let mut to = UnixStream::connect(output::socket(server)).await.expect("the socket accepts");
+    let mut corpus = Corpus::new(7);
+    let mut frames: Vec<Frame> = (0..BURST).map(|sequence| Frame::new(&job, sequence, &corpus.line())).collect();
+    let mut sent = 0;
+    let fill = send(&mut to, frames.get_mut(..FILL as usize).expect("a burst is more"), begun);
+    sent += fill.await;
+    arrived(&client, sent).await;
+    filled.wait();
     let mut due = Instant::now();
-    let mut bytes = Vec::new();
-    while !stop.load(Ordering::Relaxed) {
-        bytes.clear();
-        for _ in 0..LINES_PER_WRITE {
-            frame(&mut bytes, &job, &mut sequence, &mut corpus, begun);
+    while !load.stop.load(Ordering::Relaxed) {
+        load.is_on.store(true, Ordering::Relaxed);
+        for frames in frames.chunks_mut(LINES_PER_WRITE) {
+            sent += send(&mut to, frames, begun).await;
+            if let Some(wait) = (LINES_PER_WRITE as u64 * 1_000_000_000).checked_div(per_second) {
+                due += Duration::from_nanos(wait);
+                tokio::time::sleep_until(due.into()).await;
+                if load.stop.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
         }
-        to.write_all(&bytes).await.expect("the daemon reads");
-        if let Some(wait) = (LINES_PER_WRITE * 1_000_000_000).checked_div(per_second) {
-            due += Duration::from_nanos(wait);
-            tokio::time::sleep_until(due.into()).await;
+        if per_second == 0 {
+            arrived(&client, sent).await;
+            load.is_on.store(false, Ordering::Relaxed);
+            tokio::time::sleep(BETWEEN_BURSTS).await;
         }
     }
-    sequence
+    sent - FILL
 }
 
-/// A line that begins with the microseconds since the run began.
-fn frame(into: &mut Vec<u8>, job: &str, sequence: &mut u64, corpus: &mut Corpus, begun: Instant) {
-    let content = format!("{} {}", begun.elapsed().as_micros(), corpus.line());
-    let line = LogLine {
-        job_uuid: job.into(),
-        stream: StreamType::Stdout.into(),
-        timestamp: 1_760_000_000_000_000_000,
-        sequence: *sequence,
-        content: content.into_bytes().into(),
-    };
-    let message = IpcMessage {
-        version: 1,
-        r#type: MessageType::Log.into(),
-        job_uuid: job.into(),
-        timestamp: line.timestamp,
-        sequence: *sequence,
-        data: line.encode_to_vec().into(),
-    };
-    *sequence += 1;
-    into.extend_from_slice(&(message.encoded_len() as u32).to_be_bytes());
-    message.encode(into).expect("a vector grows");
+async fn arrived(client: &Client, lines: u64) {
+    while client.get_job(output::get(&output::name(0))).await.map_or(0, |job| job.log_count) < lines {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn send(to: &mut UnixStream, frames: &mut [Frame], begun: Instant) -> u64 {
+    let stamp = format!("{:0width$}", begun.elapsed().as_micros(), width = STAMP.len());
+    let mut bytes = Vec::with_capacity(frames.len() * 256);
+    for frame in &mut *frames {
+        let at = frame.stamp..frame.stamp + STAMP.len();
+        frame.bytes.get_mut(at).expect("the stamp is in the frame").copy_from_slice(stamp.as_bytes());
+        bytes.extend_from_slice(&frame.bytes);
+    }
+    to.write_all(&bytes).await.expect("the daemon reads");
+    frames.len() as u64
+}
+
+/// Where the microseconds since the run began go.
+const STAMP: &str = "############";
+
+struct Frame {
+    bytes: Vec<u8>,
+    stamp: usize,
+}
+
+impl Frame {
+    fn new(job: &str, sequence: u64, line: &str) -> Self {
+        let line = LogLine {
+            job_uuid: job.into(),
+            stream: StreamType::Stdout.into(),
+            timestamp: 1_760_000_000_000_000_000,
+            sequence,
+            content: format!("{STAMP} {line}").into_bytes().into(),
+        };
+        let message = IpcMessage {
+            version: 1,
+            r#type: MessageType::Log.into(),
+            job_uuid: job.into(),
+            timestamp: line.timestamp,
+            sequence,
+            data: line.encode_to_vec().into(),
+        };
+        let mut bytes = (message.encoded_len() as u32).to_be_bytes().to_vec();
+        message.encode(&mut bytes).expect("a vector grows");
+        let stamp = bytes.windows(STAMP.len()).position(|window| window == STAMP.as_bytes());
+        Self { stamp: stamp.expect("the content is in the frame"), bytes }
+    }
 }

@@ -1,6 +1,6 @@
 //! Benchmarks, side by side and interleaved: each table of `docs/benchmarks.md` names the command here that made it.
 //!
-//! `cargo run --release --example bench -- enqueue|saturate|kept|urls|big|output|search`. They start the release binary, and Debian's redis-server
+//! `cargo run --release --example bench -- enqueue|saturate|kept|urls|big|output|felt|search`. They start the release binary, and Debian's redis-server
 //! and rclone where they are installed, on sockets of their own. Nothing here asserts a time: a benchmark is read, not passed.
 
 // Figures are rounded and a failed step may end the run: nobody depends on this program staying up.
@@ -30,6 +30,7 @@ mod null_s3;
 mod s3;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 const USAGE: &str = "\
 bench enqueue [--rounds N] [--seconds N]
@@ -38,6 +39,7 @@ bench enqueue [--rounds N] [--seconds N]
       urls [--rounds N] [--rclone PATH] [--files N] [--stores null,s3s-fs] [--sizes 0,1,2]
       big [--objects N] [--size 2GiB]
       output [--rounds N]
+      felt [--rates 20000,100000,0] [--seconds N]
       search [--size 5GiB] [--jobs N]";
 
 /// `100`, `64KiB`, `10MiB`, `2GiB`.
@@ -83,6 +85,11 @@ fn main() -> ExitCode {
         }
         Some("big") => big::run(number("--objects", 8), number("--size", 2 << 30)),
         Some("output") => output::run(number("--rounds", 3)),
+        Some("felt") => {
+            let rates = text("--rates").unwrap_or_else(|| "20000,100000,0".to_owned());
+            let rates: Vec<u64> = rates.split(',').filter_map(|rate| rate.parse().ok()).collect();
+            felt::run(&rates, Duration::from_secs(number("--seconds", 8)));
+        }
         Some("search") => search::run(number("--size", 5 << 30), number("--jobs", 1_000) as usize),
         Some(verb) if stubs::serve(verb) => {}
         _ => {

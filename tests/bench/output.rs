@@ -32,7 +32,6 @@ pub fn run(rounds: u64) {
         burst(200_000, 1, ORIGINAL[0], round);
         burst(500_000, 500, ORIGINAL[1], round);
     }
-    felt();
 }
 
 /// Lines of one seed.
@@ -139,7 +138,7 @@ fn burst(lines: usize, jobs: usize, original: f64, round: u64) {
     let _ = std::fs::remove_file(&file);
 }
 
-fn socket(server: &Server) -> PathBuf {
+pub fn socket(server: &Server) -> PathBuf {
     server.dir.join("run/persist-ipc.sock")
 }
 
@@ -212,25 +211,6 @@ async fn check(client: &Client, job: &str, expected: &[&Vec<u8>]) {
         }
     }
     assert_eq!(at, expected.len(), "lines of {job}");
-}
-
-/// What a follower, a reader of the last lines and somebody who asks for a job's state feel while another job bursts.
-fn felt() {
-    println!("{:<44} {:>9} {:>9} {:>9} {:>8}", "while a job writes (ms)", "p50", "p99", "max", "samples");
-    for (name, per_second) in [("20 k lines/s", 20_000), ("100 k lines/s", 100_000), ("as fast as it takes", 0)] {
-        let dir = scratch("output-felt");
-        let server = Server::start(&dir, false);
-        let raw = rivals::raw_syncs(&scratch("raw"), Duration::from_secs(1));
-        println!("{name} (fdatasync of 512 B appended: {raw:.0}/s)");
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-        let figures = runtime.block_on(crate::felt::measure(&server.grpc(), &socket(&server), per_second));
-        for (what, mut times) in figures {
-            times.sort_by(f64::total_cmp);
-            let at = |q: f64| times.get(((times.len().max(1) - 1) as f64 * q) as usize).copied().unwrap_or(0.0);
-            println!("  {what:<42} {:>9.2} {:>9.2} {:>9.2} {:>8}", at(0.5), at(0.99), at(1.0), times.len());
-        }
-    }
 }
 
 /// The state of a job, for [`crate::felt`].
