@@ -1,6 +1,7 @@
 //! What jobs put out and how it comes in: all of it, in order, byte for byte; what cannot be kept is refused and counted.
 //!
-//! `FETCHBOX_OUTPUT_KILLS=100 cargo test --test it output_in::` makes the kill test longer.
+//! `FETCHBOX_OUTPUT_KILLS=100 cargo test --test it output_in::` makes the kill test longer, `FETCHBOX_OUTPUT_TERMS=100` the one that stops it with
+//! full sockets.
 
 use std::path::Path;
 
@@ -337,6 +338,12 @@ async fn output_and_lines_appended_together_are_one_sequence_by_both_doors() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_stood_in_the_socket_at_sigterm_is_kept() {
+    for _ in 0..rounds("FETCHBOX_OUTPUT_TERMS", 1) {
+        stopped_with_full_sockets().await;
+    }
+}
+
+async fn stopped_with_full_sockets() {
     let home = Home::new();
     let binary = home.start().await;
     // One whose connection is known, and one that stands in the backlog unaccepted.

@@ -146,11 +146,14 @@ fn open_files(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
+/// How long the folder must not have shrunk: a journal without use is given back some ten seconds after the last line.
+const SETTLED: Duration = Duration::from_secs(25);
+
 /// Bytes of the folder once it has stopped to shrink.
 fn settled_bytes(dir: &Path) -> u64 {
     let (mut least, mut since) = (u64::MAX, Instant::now());
     let begun = Instant::now();
-    while since.elapsed() < Duration::from_secs(8) && begun.elapsed() < Duration::from_secs(60) {
+    while since.elapsed() < SETTLED && begun.elapsed() < 3 * SETTLED {
         let now = allocated(dir);
         if now < least {
             (least, since) = (now, Instant::now());
