@@ -110,27 +110,11 @@ impl Spaces {
     /// Writes everything to tables.
     pub fn flush(&self) -> Result<(), Refusal> {
         for space in Space::ALL {
-            let keyspace = self.keyspace(space);
-            keyspace.rotate_memtable_and_wait().map_err(|error| read_fault(space, &error))?;
-            // With nothing new in memory that does not wait for what somebody else let go of before.
-            let mut looks = 0;
-            while keyspace.sealed_memtable_count() > 0 {
-                looks += 1;
-                if looks > FLUSH_LOOKS_MAX {
-                    let message =
-                        format!("the {} keyspace was not written to tables in time; try again later", space.name());
-                    return Err(Refusal::new(RefusalCode::Unavailable, message));
-                }
-                std::thread::sleep(FLUSH_LOOK_EVERY);
-            }
+            self.keyspace(space).rotate_memtable_and_wait().map_err(|error| read_fault(space, &error))?;
         }
         Ok(())
     }
 }
-
-/// How long a flush waits for tables that are being written: a minute is what several full memtables take on a very slow disk.
-const FLUSH_LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(10);
-const FLUSH_LOOKS_MAX: u32 = 6_000;
 
 /// A keyspace's rows in memory before they are written as a table. Bounds replay at boot together with the journal's size.
 const MEMTABLE_BYTES: u64 = 32 << 20;
