@@ -165,7 +165,7 @@ impl Sweeper {
         if excess(&self.inner) == 0 {
             return Ok(());
         }
-        super::room::compact_output(&self.inner).await?;
+        super::room::compact_output(&self.inner, stop).await?;
         let output_excess_bytes = excess(&self.inner);
         if output_excess_bytes == 0 {
             return Ok(());
@@ -188,7 +188,7 @@ impl Sweeper {
         if stop.is_cancelled() {
             return Ok(());
         }
-        super::room::compact_output(&self.inner).await
+        super::room::compact_output(&self.inner, stop).await.map(drop)
     }
 }
 

@@ -13,6 +13,7 @@ mod append;
 mod check;
 mod check_output;
 mod committer;
+mod compact;
 mod journal;
 mod journal_room;
 pub mod keys;
@@ -36,7 +37,7 @@ mod spaces;
 mod tally;
 #[cfg(test)]
 mod tests;
-mod turn;
+
 mod tx;
 mod uploads;
 mod verbs;
@@ -46,6 +47,7 @@ use std::time::Duration;
 
 pub use append::NamedJob;
 pub use check::check;
+pub use compact::Compacted;
 pub use open::{OpenError, Opened, Options, StoreGuard, open};
 pub use output::{BlockHead, Edge, Edges, OutputBatch, ROLLUPS_S, Rollup, Tail, TextFilter, edge_index, edges_of};
 pub use published::{JobWatch, ReadyNews};
@@ -297,18 +299,5 @@ impl Store {
     /// Has the unsealed output of these jobs sealed. Blocks, at most `patience`.
     pub fn seal_now(&self, jobs: &[JobId], patience: Duration) {
         self.tails.seal_now(jobs, patience);
-    }
-
-    /// Gives freed space back to the file system. Blocks the calling thread for seconds.
-    pub fn compact(&self) -> Result<(), Refusal> {
-        self.spaces.compact(&keys::Space::ALL)?;
-        self.let_go_of_tables()
-    }
-
-    /// The same of the keyspace that holds output, and of the journal's files.
-    pub fn compact_output(&self) -> Result<(), Refusal> {
-        self.turn_journal()?;
-        self.spaces.compact(&[keys::Space::Output])?;
-        self.let_go_of_tables()
     }
 }

@@ -77,6 +77,20 @@ impl Spaces {
         (tables, self.database.journal_disk_space().unwrap_or(0))
     }
 
+    /// Bytes of tables that were merged into others and still stand on the disk, over all keyspaces. Counts those being written as well.
+    pub fn replaced_bytes(&self) -> std::io::Result<u64> {
+        let mut bytes = 0_u64;
+        for keyspace in &self.keyspaces {
+            let mut there = 0;
+            for file in std::fs::read_dir(keyspace.path().join("tables"))? {
+                // Removed between the two looks: not there.
+                there += file?.metadata().map_or(0, |file| file.len());
+            }
+            bytes += there.saturating_sub(keyspace.disk_space());
+        }
+        Ok(bytes)
+    }
+
     /// Lets what is in memory be written to tables, without waiting for it.
     pub fn write_tables(&self) -> Result<(), String> {
         Space::ALL.into_iter().try_for_each(|space| self.write_table(space))
@@ -96,18 +110,22 @@ impl Spaces {
     }
 
     /// Writes everything to tables, so that the journal's old files go, and merges those of `spaces`, so that deleted rows give their
-    /// space back.
-    pub fn compact(&self, spaces: &[Space]) -> Result<(), Refusal> {
+    /// space back: so many bytes.
+    pub fn compact(&self, spaces: &[Space]) -> Result<u64, Refusal> {
         self.flush()?;
         // What was written meanwhile may hold on to a file that the first flush made an old one.
         self.flush()?;
+        let mut given_back = 0;
         for space in spaces {
-            self.keyspace(*space).major_compact().map_err(|error| read_fault(*space, &error))?;
+            let keyspace = self.keyspace(*space);
+            let before = keyspace.disk_space();
+            keyspace.major_compact().map_err(|error| read_fault(*space, &error))?;
+            given_back += before.saturating_sub(keyspace.disk_space());
         }
-        Ok(())
+        Ok(given_back)
     }
 
-    /// Writes everything to tables.
+    /// Writes everything to tables. A keyspace without new rows is not waited for, even if its earlier ones are still being written.
     pub fn flush(&self) -> Result<(), Refusal> {
         for space in Space::ALL {
             self.keyspace(space).rotate_memtable_and_wait().map_err(|error| read_fault(space, &error))?;

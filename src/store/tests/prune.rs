@@ -173,6 +173,32 @@ async fn a_turned_journal_and_a_compaction_lose_nothing_and_give_the_space_back(
     checked(dir.path());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn space_that_a_slow_reader_holds_is_told_and_comes_back_when_the_reader_is_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = open_small(dir.path());
+    let a = named(&opened.store, "a", 1).await;
+    let mut rng = fastrand::Rng::with_seed(2);
+    for n in 0..100 {
+        let data: Vec<u8> = (0..40_000).map(|_| rng.u8(..)).collect();
+        let records = vec![NewOutput { data: data.into(), ..line(n, OutputKind::Log) }];
+        append(&opened.store, vec![OutputShare { job: a, records }]).await;
+    }
+    seal(&opened, &[a]);
+    end(&opened.store, a).await;
+    let compact = || tokio::task::block_in_place(|| opened.store.compact_output()).unwrap();
+    compact();
+    let mut reading = opened.store.spaces.range(keys::Space::Output, &[], &[0xff]);
+    assert!(reading.next().is_some());
+    opened.store.prune(vec![Prune::Job(a)]).await.unwrap();
+    let compacted = compact();
+    assert!(compacted.replaced_bytes > 3_900_000, "the tables went under a reader: {compacted:?}");
+    assert!(reading.all(|row| row.is_ok()));
+    drop(reading);
+    let left = tokio::task::block_in_place(|| opened.store.let_go_of_tables()).unwrap();
+    assert!(left < 1_000_000 && used(dir.path()) < 5_000_000, "{left} bytes still stand, {} in all", used(dir.path()));
+}
+
 /// What the files under the folder occupy.
 fn used(folder: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt as _;

@@ -1,0 +1,87 @@
+//! Giving space back to the file system: tables are merged, the journal's file in use becomes an old one, which goes when the tables hold
+//! what it holds, and the tables that a merge has replaced are let go.
+//!
+//! Owns: what is written for it. Must not know: when it is worth it.
+//!
+//! The database begins a new file only behind 64 MB, and until then keeps the old one with all that was deleted since. So it is filled up,
+//! in groups between which others have theirs.
+
+use super::committer::Request;
+use super::tx::Tx;
+use super::{Store, keys};
+use crate::model::{Refusal, RefusalCode};
+
+/// Behind this the database begins a new file (64 MB), with room for the frames around the rows.
+const FILE_BYTES: u64 = 65_000_000;
+/// A file with less in it is not worth filling up.
+const WORTH_BYTES: u64 = 4 << 20;
+const ROW_BYTES: usize = 1 << 20;
+
+/// What a merge did.
+#[derive(Debug, Clone, Copy)]
+pub struct Compacted {
+    /// Bytes by which tables became smaller; fewer than were deleted if a reader still saw them.
+    pub given_back_bytes: u64,
+    /// Bytes of tables that were merged and still stand, as a reader was in the middle of them.
+    pub replaced_bytes: u64,
+}
+
+impl Store {
+    /// Gives freed space back to the file system. Blocks the calling thread for seconds.
+    pub fn compact(&self) -> Result<(), Refusal> {
+        self.settle_rows()?;
+        self.spaces.compact(&keys::Space::ALL)?;
+        self.let_go_of_tables().map(drop)
+    }
+
+    /// The same of the keyspace that holds output, and of the journal's files.
+    pub fn compact_output(&self) -> Result<Compacted, Refusal> {
+        self.turn_journal()?;
+        self.settle_rows()?;
+        let given_back_bytes = self.spaces.compact(&[keys::Space::Output])?;
+        Ok(Compacted { given_back_bytes, replaced_bytes: self.let_go_of_tables()? })
+    }
+
+    /// Blocks for some hundred milliseconds.
+    fn turn_journal(&self) -> Result<(), Refusal> {
+        let used = self.spaces.journal_in_use_bytes();
+        let used = used.map_err(|error| Refusal::new(RefusalCode::Unavailable, format!("the journal: {error}")))?;
+        if used < WORTH_BYTES {
+            return Ok(());
+        }
+        for _ in 0..FILE_BYTES.saturating_sub(used).div_ceil(ROW_BYTES as u64) {
+            self.write(|tx| tx.put(keys::filler(), vec![0; ROW_BYTES]))?;
+        }
+        Ok(())
+    }
+
+    /// Before a merge: with a new row in the memtable, a flush waits for the tables that are still being written, and the database looks
+    /// anew at which deleted rows nobody sees any more. A merge that comes too early for either leaves them where they are.
+    fn settle_rows(&self) -> Result<(), Refusal> {
+        self.write(|tx| tx.delete(keys::filler()))
+    }
+
+    /// The database keeps the tables it has merged until something is written after the merge and then a memtable rotated: on a quiet
+    /// daemon that would be never. Bytes of those that still stand: a reader was in the middle of them. Blocks for some milliseconds.
+    pub fn let_go_of_tables(&self) -> Result<u64, Refusal> {
+        for _ in 0..2 {
+            self.settle_rows()?;
+        }
+        self.spaces.flush()?;
+        let failed =
+            |error| Refusal::new(RefusalCode::Unavailable, format!("the tables' folders cannot be read: {error}"));
+        self.spaces.replaced_bytes().map_err(failed)
+    }
+
+    fn write(&self, change: impl FnOnce(&mut Tx<'_>) + Send + 'static) -> Result<(), Refusal> {
+        let (tell, told) = std::sync::mpsc::channel();
+        let change = move |tx: &mut Tx<'_>| {
+            change(tx);
+            Ok(())
+        };
+        let done = move |result: Result<(), Refusal>| drop(tell.send(result));
+        self.committer.submit(Box::new(Request { change: Some(change), result: None, done }), ROW_BYTES, false);
+        let stopped = |_| Err(Refusal::new(RefusalCode::Unavailable, "the store has stopped"));
+        told.recv().unwrap_or_else(stopped)
+    }
+}
