@@ -7,6 +7,7 @@
 //! in groups between which others have theirs.
 
 use super::committer::Request;
+use super::spaces::Spaces;
 use super::tx::Tx;
 use super::{Store, keys};
 use crate::model::{Refusal, RefusalCode};
@@ -16,6 +17,12 @@ const FILE_BYTES: u64 = 65_000_000;
 /// A file with less in it is not worth filling up.
 const WORTH_BYTES: u64 = 4 << 20;
 const ROW_BYTES: usize = 1 << 20;
+/// Tables that were replaced and still stand are let go if they are as large as this together.
+const REPLACED_BYTES: u64 = 2 << 20;
+/// Seconds after tables have changed until that is looked at, doubled with each further look up to the second number: letting go
+/// writes a small table, and a reader may hold the others for long.
+const LOOK_AFTER: u64 = 5;
+const LOOK_AFTER_MAX: u64 = 320;
 
 /// What a merge did.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +31,38 @@ pub struct Compacted {
     pub given_back_bytes: u64,
     /// Bytes of tables that were merged and still stand, as a reader was in the middle of them.
     pub replaced_bytes: u64,
+}
+
+/// Lets go of what the database's own merges leave behind.
+#[derive(Default)]
+pub struct Replaced {
+    /// Of all tables, when they had last changed by much.
+    tables_bytes: u64,
+    since: u64,
+    after: u64,
+}
+
+impl Replaced {
+    /// Once a second.
+    pub fn turn(&mut self, spaces: &Spaces) {
+        let tables_bytes = spaces.sizes().0.iter().sum::<u64>();
+        if tables_bytes.abs_diff(self.tables_bytes) >= REPLACED_BYTES {
+            *self = Self { tables_bytes, since: 0, after: LOOK_AFTER };
+        }
+        self.since += 1;
+        if self.since < self.after.max(LOOK_AFTER) {
+            return;
+        }
+        (self.since, self.after) = (0, (2 * self.after).clamp(LOOK_AFTER, LOOK_AFTER_MAX));
+        let failed = match spaces.replaced_bytes() {
+            Ok(bytes) if bytes < REPLACED_BYTES => return,
+            Ok(_) => spaces.let_go_of_tables().err(),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(why) = failed {
+            tracing::warn!(%why, "tables that were replaced stay until the next ones are written");
+        }
+    }
 }
 
 impl Store {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::committer::{Committer, Request};
+use super::compact::Replaced;
 use super::journal_room::JournalRoom;
 use super::keys::{self, Key, Space};
 use super::output::{
@@ -39,6 +40,7 @@ pub struct Sealer {
     pub published: Arc<Published>,
     pub tails: Arc<Tails>,
     pub journals: JournalRoom,
+    pub replaced: Replaced,
 }
 
 /// Blocks of one job and kind to be committed.
@@ -63,6 +65,9 @@ impl Sealer {
             if now != tick {
                 tick = now;
                 self.journals.turn(&self.spaces, &self.published, &self.tails);
+                if self.published.fault().is_none() {
+                    self.replaced.turn(&self.spaces);
+                }
             }
             let due = self.tails.due(TICK, ROUND_BYTES);
             if due.is_empty() && self.tails.spent_with(&[]).is_empty() {

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, UserKey, UserValue};
 
-use super::keys::{Key, Space};
+use super::keys::{self, Key, Space};
 use super::records::damaged;
 use crate::model::{Refusal, RefusalCode};
 
@@ -99,6 +99,14 @@ impl Spaces {
     /// The same of one keyspace.
     pub fn write_table(&self, space: Space) -> Result<(), String> {
         self.keyspace(space).rotate_memtable().map(drop).map_err(|error| format!("{}: {error}", space.name()))
+    }
+
+    /// Tables that were merged go when something was written after the merge and a memtable was rotated. Does not wait for it.
+    pub fn let_go_of_tables(&self) -> Result<(), String> {
+        for _ in 0..2 {
+            self.commit(std::iter::once((&keys::filler(), &None))).map_err(|error| error.to_string())?;
+        }
+        self.write_table(Space::Output)
     }
 
     /// What the journal's file in use holds.

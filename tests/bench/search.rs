@@ -28,6 +28,7 @@ pub fn run(bytes: u64, jobs: usize) {
         let client = Client::connect(Addr::Unix(server.grpc())).await.expect("gRPC answers");
         println!("{} MiB of text over {jobs} jobs in {:.1} s", bytes >> 20, begun.elapsed().as_secs_f64());
         server.settle();
+        println!("resident at most {} MiB while that was taken in", server.memory().1 >> 20);
         for (what, text, regex) in [
             ("a literal that occurs 3 times", NEEDLE, ""),
             ("the same as a regular expression", "", "order [0-9a-f]{4}-zebra-4\\d rejected"),
@@ -48,7 +49,7 @@ pub fn run(bytes: u64, jobs: usize) {
             );
         }
     });
-    println!("resident at most {} MiB", server.memory().1 >> 20);
+    println!("resident at most {} MiB in all", server.memory().1 >> 20);
 }
 
 fn fill(server: &Server, bytes: u64, jobs: usize) {
