@@ -28,6 +28,8 @@ const ROUND_BYTES: usize = 4 << 20;
 /// A last block that is this many times what follows is left as it is: so that a record is written anew a few times only, however
 /// slowly its job goes on.
 const MERGE_RATIO: u64 = 32;
+/// zstd's level while more comes than can be packed at the level that is asked for.
+const FAST_LEVEL: i32 = 1;
 /// What a record costs in a block besides its data, about.
 const RECORD_BYTES: usize = 8;
 /// After a failure, doubled with each further one: nothing is lost meanwhile, the batches stay.
@@ -155,6 +157,9 @@ impl Sealer {
         let records = if merged == 0 { fresh } else { before.into_iter().chain(fresh).collect() };
         let cuts = cuts(&records, merged, open, self.tails.options.block_bytes, due.whole);
         let mut from = 0;
+        let wanted = self.tails.options.compression_level;
+        // Sooner than appends wait for it.
+        let level = if self.tails.is_behind() { wanted.min(FAST_LEVEL) } else { wanted };
         for (until, open) in &cuts {
             let part = records.get(from..*until).unwrap_or_default();
             // A chunk that becomes a block as it is.
@@ -162,7 +167,6 @@ impl Sealer {
                 [only] if merged == 0 && part.len() == records.len() => Some(only.body.clone()),
                 _ => None,
             };
-            let level = self.tails.options.compression_level;
             sealed.blocks.push(build_block(due.job, due.kind, part, body, *open, level)?);
             from = *until;
         }

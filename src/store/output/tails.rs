@@ -253,6 +253,11 @@ impl Tails {
         state.by.values().map(|tail| state.tick - tail.since_tick).max().unwrap_or(0)
     }
 
+    /// The sealer does not keep up: three quarters of what may wait beyond the first bound do.
+    pub fn is_behind(&self) -> bool {
+        self.lock().bytes > self.options.tail_bytes_max / 4 * 7
+    }
+
     /// Blocks while the sealer is far behind, at most `patience`. False: still no room.
     pub fn wait_for_room(&self, patience: Duration) -> bool {
         let limit = 2 * self.options.tail_bytes_max;
