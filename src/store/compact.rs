@@ -23,6 +23,8 @@ const REPLACED_BYTES: u64 = 2 << 20;
 /// writes a small table, and a reader may hold the others for long.
 const LOOK_AFTER: u64 = 5;
 const LOOK_AFTER_MAX: u64 = 320;
+/// On a fuller disk nothing is written for it: a table that cannot be finished would stop the database.
+const FREE_BYTES_MIN: u64 = 16 << 20;
 
 /// What a merge did.
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +46,7 @@ pub struct Replaced {
 
 impl Replaced {
     /// Once a second.
-    pub fn turn(&mut self, spaces: &Spaces) {
+    pub fn turn(&mut self, spaces: &Spaces, free_bytes: u64) {
         let tables_bytes = spaces.sizes().0.iter().sum::<u64>();
         if tables_bytes.abs_diff(self.tables_bytes) >= REPLACED_BYTES {
             *self = Self { tables_bytes, since: 0, after: LOOK_AFTER };
@@ -55,7 +57,7 @@ impl Replaced {
         }
         (self.since, self.after) = (0, (2 * self.after).clamp(LOOK_AFTER, LOOK_AFTER_MAX));
         let failed = match spaces.replaced_bytes() {
-            Ok(bytes) if bytes < REPLACED_BYTES => return,
+            Ok(bytes) if bytes < REPLACED_BYTES || free_bytes < FREE_BYTES_MIN => return,
             Ok(_) => spaces.let_go_of_tables().err(),
             Err(error) => Some(error.to_string()),
         };
@@ -122,5 +124,40 @@ impl Store {
         self.committer.submit(Box::new(Request { change: Some(change), result: None, done }), ROW_BYTES, false);
         let stopped = |_| Err(Refusal::new(RefusalCode::Unavailable, "the store has stopped"));
         told.recv().unwrap_or_else(stopped)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Options;
+    use crate::telemetry::Metrics;
+
+    #[test]
+    fn a_quiet_daemon_gives_back_the_tables_that_were_merged_into_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = crate::store::open(dir.path(), &Options::default(), Metrics::new()).unwrap();
+        let spaces = &opened.store.spaces;
+        let key = |n: u8| keys::block(crate::model::JobId::from_bytes([n; 16]), crate::model::OutputKind::Log, 0, 0);
+        let mut rng = fastrand::Rng::with_seed(3);
+        for n in 0..4 {
+            let row = Some((0..1 << 20).map(|_| rng.u8(..)).collect::<Vec<u8>>());
+            spaces.commit(std::iter::once((&key(n), &row))).unwrap();
+            spaces.flush().unwrap();
+        }
+        spaces.compact(&[keys::Space::Output]).unwrap();
+        assert!(spaces.replaced_bytes().unwrap() >= REPLACED_BYTES, "nothing to let go of");
+        let mut replaced = Replaced::default();
+        for _ in 0..=LOOK_AFTER {
+            replaced.turn(spaces, 0);
+        }
+        assert!(spaces.replaced_bytes().unwrap() >= REPLACED_BYTES, "written to a full disk");
+        for _ in 0..3 * LOOK_AFTER {
+            replaced.turn(spaces, u64::MAX);
+        }
+        assert!(spaces.replaced_bytes().unwrap() < REPLACED_BYTES, "they still stand");
+        for n in 0..4 {
+            assert_eq!(spaces.get(&key(n)).unwrap().unwrap().len(), 1 << 20);
+        }
     }
 }

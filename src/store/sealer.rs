@@ -68,7 +68,7 @@ impl Sealer {
                 tick = now;
                 self.journals.turn(&self.spaces, &self.published, &self.tails);
                 if self.published.fault().is_none() {
-                    self.replaced.turn(&self.spaces);
+                    self.replaced.turn(&self.spaces, self.published.free_bytes());
                 }
             }
             let due = self.tails.due(TICK, ROUND_BYTES);
