@@ -21,8 +21,6 @@ const SHARE_MIN: u64 = 20;
 /// What is deleted within this time is given back together.
 const GATHER: Duration = Duration::from_secs(5);
 
-/// Tries again, when less than half came back: a merge reads and writes all output, and a reader that takes its time is not worth that.
-const TRIES_MAX: u32 = 3;
 /// Tables that were merged stay as long as a reader is in the middle of them, and are let go at the next look.
 const LET_GO_AFTER_MS: [u64; 6] = [200, 500, 1_000, 2_000, 5_000, 10_000];
 
@@ -44,7 +42,6 @@ impl Room {
 
 /// Until `stop`.
 pub async fn give_back(inner: &Inner, stop: &CancellationToken) {
-    let mut tries = 0;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -59,29 +56,19 @@ pub async fn give_back(inner: &Inner, stop: &CancellationToken) {
         if freed < BYTES_MIN.max(output / SHARE_MIN) {
             continue;
         }
-        match compact_output(inner, stop).await {
-            // Readers that were at it when it was deleted keep it: they are done soon.
-            Ok(bytes) if bytes < freed / 2 && tries < TRIES_MAX => {
-                tries += 1;
-                tracing::debug!(freed, given_back = bytes, "deleted output was still in use; it is merged again soon");
-                inner.room.add(freed - bytes);
-            }
-            Ok(_) => tries = 0,
-            Err(refusal) => {
-                tracing::warn!(%refusal, "the space of deleted output could not be given back; the next cleanup tries again");
-            }
+        if let Err(refusal) = compact_output(inner, stop).await {
+            tracing::warn!(%refusal, "the space of deleted output could not be given back; the next cleanup tries again");
         }
     }
 }
 
-/// Now, whatever there is: so many bytes. Returns within one merge of `stop`.
-pub async fn compact_output(inner: &Inner, stop: &CancellationToken) -> Result<u64, Refusal> {
+/// Now, whatever there is. Returns within one merge of `stop`.
+pub async fn compact_output(inner: &Inner, stop: &CancellationToken) -> Result<(), Refusal> {
     let freed = inner.room.bytes.swap(0, Ordering::Relaxed);
     let store = inner.live.store.clone();
-    let merged = blocking(move || store.compact_output()).await.inspect_err(|_| {
+    let mut replaced_bytes = blocking(move || store.compact_output()).await.inspect_err(|_| {
         inner.room.bytes.fetch_add(freed, Ordering::Relaxed);
     })?;
-    let mut replaced_bytes = merged.replaced_bytes;
     for wait in LET_GO_AFTER_MS.map(Duration::from_millis) {
         if replaced_bytes < BYTES_MIN || stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
             break;
@@ -89,7 +76,7 @@ pub async fn compact_output(inner: &Inner, stop: &CancellationToken) -> Result<u
         let store = inner.live.store.clone();
         replaced_bytes = blocking(move || store.let_go_of_tables()).await?;
     }
-    Ok(merged.given_back_bytes)
+    Ok(())
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Refusal> + Send + 'static) -> Result<T, Refusal> {

@@ -188,7 +188,7 @@ impl Sweeper {
         if stop.is_cancelled() {
             return Ok(());
         }
-        super::room::compact_output(&self.inner, stop).await.map(drop)
+        super::room::compact_output(&self.inner, stop).await
     }
 }
 

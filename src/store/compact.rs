@@ -26,25 +26,16 @@ const LOOK_AFTER_MAX: u64 = 320;
 /// On a fuller disk nothing is written for it: a table that cannot be finished would stop the database.
 const FREE_BYTES_MIN: u64 = 16 << 20;
 
-/// What a merge did.
-#[derive(Debug, Clone, Copy)]
-pub struct Compacted {
-    /// Bytes by which tables became smaller; fewer than were deleted if a reader still saw them.
-    pub given_back_bytes: u64,
-    /// Bytes of tables that were merged and still stand, as a reader was in the middle of them.
-    pub replaced_bytes: u64,
-}
-
 /// Lets go of what the database's own merges leave behind.
 #[derive(Default)]
-pub struct Replaced {
+pub struct ReplacedTables {
     /// Of all tables, when they had last changed by much.
     tables_bytes: u64,
     since: u64,
     after: u64,
 }
 
-impl Replaced {
+impl ReplacedTables {
     /// Once a second.
     pub fn turn(&mut self, spaces: &Spaces, free_bytes: u64) {
         let tables_bytes = spaces.sizes().0.iter().sum::<u64>();
@@ -59,7 +50,7 @@ impl Replaced {
         let failed = match spaces.replaced_bytes() {
             Ok(bytes) if bytes < REPLACED_BYTES || free_bytes < FREE_BYTES_MIN => return,
             Ok(_) => spaces.let_go_of_tables().err(),
-            Err(error) => Some(error.to_string()),
+            Err(error) => Some(error),
         };
         if let Some(why) = failed {
             tracing::warn!(%why, "tables that were replaced stay until the next ones are written");
@@ -75,12 +66,12 @@ impl Store {
         self.let_go_of_tables().map(drop)
     }
 
-    /// The same of the keyspace that holds output, and of the journal's files.
-    pub fn compact_output(&self) -> Result<Compacted, Refusal> {
+    /// The same of the keyspace that holds output, and of the journal's files. What it returns is of [`Store::let_go_of_tables`].
+    pub fn compact_output(&self) -> Result<u64, Refusal> {
         self.turn_journal()?;
         self.settle_rows()?;
-        let given_back_bytes = self.spaces.compact(&[keys::Space::Output])?;
-        Ok(Compacted { given_back_bytes, replaced_bytes: self.let_go_of_tables()? })
+        self.spaces.compact(&[keys::Space::Output])?;
+        self.let_go_of_tables()
     }
 
     /// Blocks for some hundred milliseconds.
@@ -96,21 +87,17 @@ impl Store {
         Ok(())
     }
 
-    /// Before a merge: with a new row in the memtable, a flush waits for the tables that are still being written, and the database looks
-    /// anew at which deleted rows nobody sees any more. A merge that comes too early for either leaves them where they are.
+    /// Before a merge: with a new row in the memtable, a flush waits for the tables that are still being written; a merge that comes
+    /// before them leaves what they hold where it is.
     fn settle_rows(&self) -> Result<(), Refusal> {
         self.write(|tx| tx.delete(keys::filler()))
     }
 
-    /// The database keeps the tables it has merged until something is written after the merge and then a memtable rotated: on a quiet
-    /// daemon that would be never. Bytes of those that still stand: a reader was in the middle of them. Blocks for some milliseconds.
+    /// Tables that were merged into others go, but for those a reader is in the middle of: bytes of tables that still stand. Blocks for
+    /// some milliseconds.
     pub fn let_go_of_tables(&self) -> Result<u64, Refusal> {
-        for _ in 0..2 {
-            self.settle_rows()?;
-        }
-        self.spaces.flush()?;
-        let failed =
-            |error| Refusal::new(RefusalCode::Unavailable, format!("the tables' folders cannot be read: {error}"));
+        let failed = |why| Refusal::new(RefusalCode::Unavailable, format!("replaced tables: {why}"));
+        self.spaces.let_go_of_tables().map_err(failed)?;
         self.spaces.replaced_bytes().map_err(failed)
     }
 
@@ -147,7 +134,7 @@ mod tests {
         }
         spaces.compact(&[keys::Space::Output]).unwrap();
         assert!(spaces.replaced_bytes().unwrap() >= REPLACED_BYTES, "nothing to let go of");
-        let mut replaced = Replaced::default();
+        let mut replaced = ReplacedTables::default();
         for _ in 0..=LOOK_AFTER {
             replaced.turn(spaces, 0);
         }

@@ -37,7 +37,6 @@ mod spaces;
 mod tally;
 #[cfg(test)]
 mod tests;
-
 mod tx;
 mod uploads;
 mod verbs;
@@ -47,7 +46,6 @@ use std::time::Duration;
 
 pub use append::NamedJob;
 pub use check::check;
-pub use compact::Compacted;
 pub use open::{OpenError, Opened, Options, StoreGuard, open};
 pub use output::{BlockHead, Edge, Edges, OutputBatch, ROLLUPS_S, Rollup, Tail, TextFilter, edge_index, edges_of};
 pub use published::{JobWatch, ReadyNews};

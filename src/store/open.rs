@@ -16,7 +16,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::committer::{Committer, Core, Floors};
-use super::compact::Replaced;
+use super::compact::ReplacedTables;
 use super::journal_room::JournalRoom;
 use super::keys::{self, Family, Key, Space};
 use super::mark::{Mark, MarkFile};
@@ -151,7 +151,7 @@ pub fn open(dir: &Path, options: &Options, metrics: Metrics) -> Result<Opened, O
         published: Arc::clone(&published),
         tails: Arc::clone(&tails),
         journals: JournalRoom::new(database),
-        replaced: Replaced::default(),
+        replaced: ReplacedTables::default(),
     };
     let stop = Arc::new((Mutex::new(false), Condvar::new()));
     let threads = spawn_threads(&committer, &published, sealer, &stop, sync, dir, options)

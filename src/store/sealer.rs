@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::committer::{Committer, Request};
-use super::compact::Replaced;
+use super::compact::ReplacedTables;
 use super::journal_room::JournalRoom;
 use super::keys::{self, Key, Space};
 use super::output::{
@@ -42,7 +42,7 @@ pub struct Sealer {
     pub published: Arc<Published>,
     pub tails: Arc<Tails>,
     pub journals: JournalRoom,
-    pub replaced: Replaced,
+    pub replaced: ReplacedTables,
 }
 
 /// Blocks of one job and kind to be committed.
