@@ -39,7 +39,7 @@ impl Clock {
     /// Unix milliseconds.
     pub fn now_ms(&self) -> i64 {
         match &self.0 {
-            #[allow(clippy::disallowed_methods)]
+            #[expect(clippy::disallowed_methods, reason = "the one place that may")]
             Source::System => {
                 let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
                 i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
@@ -79,7 +79,7 @@ impl Clock {
     }
 
     /// For measuring durations only.
-    #[allow(clippy::disallowed_methods)]
+    #[expect(clippy::disallowed_methods, reason = "the one place that may")]
     pub fn instant() -> Instant {
         Instant::now()
     }
@@ -104,7 +104,7 @@ const TAIL_BITS: u32 = 74;
 
 impl JobIds {
     /// Every id minted is greater than `after`: pass the greatest id the store knows.
-    #[allow(clippy::disallowed_methods)]
+    #[expect(clippy::disallowed_methods, reason = "the one place that may")]
     pub fn new(clock: Clock, after: JobId) -> Self {
         let last_ms = after.minted_at_ms();
         // One millisecond past the greatest known id: its random tail need not be compared.
@@ -138,13 +138,13 @@ fn id_from(ms: i64, tail: u128) -> JobId {
 }
 
 /// Uniform in `0.0..1.0`, for jitter.
-#[allow(clippy::disallowed_methods)]
+#[expect(clippy::disallowed_methods, reason = "the one place that may")]
 pub fn random_unit() -> f64 {
     fastrand::f64()
 }
 
 /// 128 random bits as 32 hexadecimal digits, for idempotency keys and boot ids.
-#[allow(clippy::disallowed_methods)]
+#[expect(clippy::disallowed_methods, reason = "the one place that may")]
 pub fn random_token() -> String {
     format!("{:032x}", fastrand::u128(..))
 }

@@ -68,8 +68,11 @@ fn merged(pair: &[(i64, f64)]) -> Option<(i64, f64)> {
 
 fn block(value: f64, low: f64, high: f64) -> char {
     let share = if high > low { (value - low) / (high - low) } else { 0.0 };
-    // Between 0 and 7 by its clamp; a value that is no number is none.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "clamped to 0..=7; 0 for what is no number"
+    )]
     let at = (share * 7.0).round().clamp(0.0, 7.0) as usize;
     BLOCKS.get(at).copied().unwrap_or(' ')
 }

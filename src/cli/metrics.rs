@@ -98,8 +98,7 @@ impl Row {
 
     /// The mean is that of the samples: a step with many counts as many times.
     fn add(&mut self, point: &wire::MetricPoint) {
-        // A job would have to be sampled for longer than the universe is old before this is not exact.
-        #[allow(clippy::cast_precision_loss)]
+        #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 samples")]
         let samples = point.count.max(1) as f64;
         if let Some(avg) = point.avg {
             self.sum += avg * samples;
@@ -119,8 +118,11 @@ impl Row {
         }
         let per = if self.counter { "/s" } else { "" };
         match self.unit.as_str() {
-            // Negative sizes do not exist, and what is cut off is less than a byte.
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "sizes are not negative, and what is cut off is less than a byte"
+            )]
             "bytes" => format!("{}{per}", words::bytes(value.round() as u64)),
             "ratio" => format!("{:.1} %", value * 100.0),
             "operations" | "packets" => format!("{value:.1}{per}"),

@@ -11,7 +11,7 @@ pub fn bytes(count: u64) -> String {
     if count < 1024 {
         return format!("{count} B");
     }
-    #[allow(clippy::cast_precision_loss)]
+    #[expect(clippy::cast_precision_loss, reason = "shown with one digit after the point")]
     let mut value = count as f64 / 1024.0;
     let mut unit = UNITS[0];
     for next in &UNITS[1..] {

@@ -69,8 +69,11 @@ impl Policy {
     pub fn wait_ms(&self, attempt: u32, unit: f64) -> i64 {
         let doubled = self.min_ms.saturating_mul(1i64.checked_shl(attempt.min(40)).unwrap_or(i64::MAX));
         let span = doubled.min(self.max_ms).saturating_sub(self.min_ms).max(0);
-        // A span is at most minutes in milliseconds: exact in f64.
-        #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_precision_loss,
+            reason = "a span is at most minutes in milliseconds: exact"
+        )]
         let jitter = (span as f64 * unit.clamp(0.0, 1.0)) as i64;
         self.min_ms.saturating_add(jitter)
     }

@@ -214,7 +214,7 @@ proptest! {
             let at: Vec<i64> = sent.iter().filter(|(_, host)| name.is_none_or(|name| name == host)).map(|(at, _)| *at).collect();
             for (i, first) in at.iter().enumerate() {
                 for (n, last) in (1u32..).zip(&at[i..]) {
-                    #[allow(clippy::cast_precision_loss)]
+                    #[expect(clippy::cast_precision_loss, reason = "minutes in milliseconds: exact")]
                     let seconds = (last - first) as f64 / 1e3;
                     prop_assert!(f64::from(n) <= f64::from(burst) + rate * seconds + 1e-6, "{n} in {seconds} s at {name:?}");
                 }

@@ -200,7 +200,7 @@ impl World {
             let sent: Vec<i64> = self.sent.iter().filter(|(at, _)| **at == *host).map(|(_, at)| *at).collect();
             for (i, first) in sent.iter().enumerate().filter(|_| rate > 0.0) {
                 for (n, last) in (1u32..).zip(&sent[i..]) {
-                    #[allow(clippy::cast_precision_loss)]
+                    #[expect(clippy::cast_precision_loss, reason = "minutes in milliseconds: exact")]
                     let most = f64::from(self.options.per_host_burst) + rate * (last - first) as f64 / 1e3;
                     assert!(f64::from(n) <= most + 1e-6, "{n} requests to {host} in {} ms", last - first);
                 }

@@ -23,8 +23,10 @@ impl Rate {
         if per_second <= 0.0 || !per_second.is_finite() {
             return Self { interval_us: 0, tolerance_us: 0 };
         }
-        // Validated to be between one in an hour and a million a second: exact in f64, and never zero.
-        #[allow(clippy::cast_possible_truncation)]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "validated to be between one in an hour and a million a second: exact"
+        )]
         let interval_us = ((1_000_000.0 * MARGIN / per_second).ceil() as i64).max(1);
         // One of the burst is kept for requests that the way to the origin bunches.
         let planned = i64::from(burst.saturating_sub(1).max(1));
@@ -92,7 +94,7 @@ mod tests {
             }
             for (i, first) in sent.iter().enumerate() {
                 for (j, end) in sent.iter().enumerate().skip(i) {
-                    #[allow(clippy::cast_precision_loss)]
+                    #[expect(clippy::cast_precision_loss, reason = "minutes in microseconds: exact")]
                     let (n, seconds) = ((j - i + 1) as f64, (end - first) as f64 / 1e6);
                     prop_assert!(n <= f64::from(burst) + per_second * seconds + 1e-6, "{n} in {seconds} s");
                 }

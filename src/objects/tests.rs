@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::*;
 
-#[allow(clippy::duplicate_mod)]
+#[expect(clippy::duplicate_mod, reason = "one double serves several rooms")]
 #[path = "../../tests/harness/s3.rs"]
 mod s3_server;
 

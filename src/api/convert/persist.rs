@@ -116,8 +116,7 @@ pub(crate) fn chunk(_job: &str, record: OutputRecord) -> Option<jp::DataChunk> {
 }
 
 fn whole_number(value: f64) -> i64 {
-    // Saturates, and is 0 for what is no number.
-    #[allow(clippy::cast_possible_truncation)]
+    #[expect(clippy::cast_possible_truncation, reason = "saturates, and is 0 for what is no number")]
     let whole = value.round() as i64;
     whole
 }

@@ -57,13 +57,12 @@ struct LogOut<'a> {
     content: String,
 }
 
-// serde hands references over.
-#[allow(clippy::trivially_copy_pass_by_ref)]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands references over")]
 fn is_zero(number: &i64) -> bool {
     *number == 0
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref)]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands references over")]
 fn is_none_of_it(number: &u64) -> bool {
     *number == 0
 }

@@ -1,5 +1,5 @@
 //! Metrics on a real database against the definition written out: sealed or not, late or in order, whatever step is asked for.
-#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+#![expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small numbers made here")]
 
 use std::hash::{BuildHasher as _, RandomState};
 
