@@ -18,7 +18,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let set = protox::compile(files, ["proto"])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("fetchbox.bin"), set.encode_to_vec())?;
-    // A chunk is cut out of the frame it came in, not copied.
-    tonic_prost_build::configure().bytes(".joblet.ipc").compile_fds(set)?;
+    // A chunk is cut out of what it came in, not copied.
+    tonic_prost_build::configure()
+        .bytes(".joblet.ipc")
+        .bytes(".fetchbox.v1.LogRecord.chunk")
+        .extern_path(".fetchbox.v1.QueryLogsResponse", "crate::proto::log_page::QueryLogsResponse")
+        .codec_path("crate::proto::codec::Codec")
+        .compile_fds(set)?;
     Ok(())
 }

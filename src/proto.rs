@@ -4,8 +4,13 @@
 
 #![allow(missing_docs, clippy::all, clippy::pedantic)]
 
+pub mod codec;
+pub mod log_page;
+
 pub mod fetchbox {
     pub mod v1 {
+        pub use super::super::log_page::QueryLogsResponse;
+
         tonic::include_proto!("fetchbox.v1");
     }
 }

@@ -293,7 +293,7 @@ async fn on_a_disk_nearly_full_appends_are_refused_and_what_the_socket_took_wait
 fn written_record(stream: pb::LogStream, bytes: &[u8]) -> pb::LogRecord {
     let content = match stream {
         pb::LogStream::Job => pb::log_record::Content::Message(String::from_utf8(bytes.to_vec()).unwrap()),
-        _ => pb::log_record::Content::Chunk(bytes.to_vec()),
+        _ => pb::log_record::Content::Chunk(bytes.to_vec().into()),
     };
     pb::LogRecord { stream: stream.into(), content: Some(content), ..Default::default() }
 }

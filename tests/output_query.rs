@@ -33,7 +33,7 @@ async fn state(client: &Client, job_id: &str, state: pb::JobState) {
 }
 
 fn chunk(stream: pb::LogStream, bytes: impl Into<Vec<u8>>) -> pb::LogRecord {
-    let content = Some(pb::log_record::Content::Chunk(bytes.into()));
+    let content = Some(pb::log_record::Content::Chunk(bytes.into().into()));
     pb::LogRecord { stream: stream.into(), content, timestamp_ms: 1_000, ..Default::default() }
 }
 
@@ -54,7 +54,7 @@ async fn append(client: &Client, job_id: &str, records: Vec<pb::LogRecord>) -> u
 fn said(record: &pb::LogRecord) -> Vec<u8> {
     match record.content.clone().unwrap() {
         pb::log_record::Content::Message(text) => text.into_bytes(),
-        pb::log_record::Content::Chunk(bytes) => bytes,
+        pb::log_record::Content::Chunk(bytes) => bytes.to_vec(),
     }
 }
 

@@ -77,7 +77,7 @@ impl LedgerService for Door {
         let request = request.into_inner();
         let (job_id, pages) = self.log_pages(&request).map_err(|refusal| errors::status(&refusal))?;
         let messages = pages.flat_map(move |page| match page {
-            Ok(page) => stream::iter(convert::log_messages(page, &job_id).into_iter().map(Ok).collect::<Vec<_>>()),
+            Ok(page) => stream::iter(convert::log_messages(&page, &job_id).into_iter().map(Ok).collect::<Vec<_>>()),
             Err(refusal) => stream::iter(vec![Err(refusal)]),
         });
         Ok(self.stream(Call::client("QueryLogs"), messages.boxed()))

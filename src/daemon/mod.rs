@@ -9,6 +9,7 @@
 //!        ─▶ store synced and closed ─▶ lock free
 //! ```
 
+mod background;
 mod build;
 mod dirs;
 mod error;
@@ -35,6 +36,7 @@ use crate::config::Config;
 use crate::dispatch::Dispatcher;
 use crate::retention::Sweeper;
 use crate::store::StoreGuard;
+use background::Background;
 use tasks::Tasks;
 
 /// Of the deadline, this much is kept for closing the store after everybody else has ended.
@@ -92,12 +94,16 @@ impl Daemon {
     pub async fn run(self, shutdown: CancellationToken) -> Ended {
         let Daemon { config, addresses, listeners, api, dispatcher, sweeper, pulse, condition, guard, dir } = self;
         let mut faults = pulse.reader.fault_watch();
+        let background = match Background::start() {
+            Ok(background) => background,
+            Err(error) => return Ended::Fault(format!("no threads: {error}")),
+        };
         let mut tasks = Tasks::new();
 
         let doors = tasks.group();
         // The spool's writer ends after the doors: what they had let in is durable before the store closes.
-        tasks.spawn("output", api.ingest.output_writer().run(doors.clone()));
-        open_doors(&mut tasks, &doors, listeners, &api, &config);
+        tasks.spawn_on(background.handle(), "output", api.ingest.output_writer().run(doors.clone()));
+        open_doors(&mut tasks, &background, &doors, listeners, &api, &config);
         let workers = tasks.group();
         let wait = Duration::from_millis(config.drain_deadline_ms.saturating_sub(CLOSING_MS).max(1));
         // Attempts that take longer are handed back to the queue, which takes a moment too.
@@ -144,7 +150,14 @@ impl Daemon {
     }
 }
 
-fn open_doors(tasks: &mut Tasks, stop: &CancellationToken, listeners: Listeners, api: &Api, config: &Config) {
+fn open_doors(
+    tasks: &mut Tasks,
+    background: &Background,
+    stop: &CancellationToken,
+    listeners: Listeners,
+    api: &Api,
+    config: &Config,
+) {
     use crate::api::{grpc, http, ipc, joblet};
     macro_rules! open {
         ($name:literal, $listener:expr, $serve:path, $options:expr) => {
@@ -159,7 +172,8 @@ fn open_doors(tasks: &mut Tasks, stop: &CancellationToken, listeners: Listeners,
     open!("grpc on tcp", listeners.grpc_tcp, grpc::serve_grpc_tcp, config.api.grpc);
     open!("http", listeners.http, http::serve, config.api.http);
     if let Some(listener) = listeners.joblet {
-        tasks.spawn("joblet", joblet::serve(listener, api, &config.api.joblet, stop.clone()));
+        let serve = joblet::serve(listener, api, &config.api.joblet, stop.clone());
+        tasks.spawn_on(background.handle(), "joblet", serve);
     }
 }
 

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::time::Instant;
 
+use tokio::runtime::Handle;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +33,22 @@ impl Tasks {
         let handle = self.set.spawn(async move {
             task.await;
         });
+        self.names.insert(handle.id(), name);
+    }
+
+    pub fn spawn_on<T: Send + 'static>(
+        &mut self,
+        threads: Option<&Handle>,
+        name: &'static str,
+        task: impl Future<Output = T> + Send + 'static,
+    ) {
+        let Some(threads) = threads else { return self.spawn(name, task) };
+        let handle = self.set.spawn_on(
+            async move {
+                task.await;
+            },
+            threads,
+        );
         self.names.insert(handle.id(), name);
     }
 

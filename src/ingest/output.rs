@@ -139,6 +139,8 @@ impl Ingest {
             ids: inner.intake.ids(),
             traffic: inner.traffic.clone(),
             names: HashMap::new(),
+            batch_bytes: writer::BATCH_BYTES,
+            commit_us: Arc::default(),
         }
     }
 }

@@ -31,6 +31,8 @@ const STEP_BACK: usize = 1_024;
 /// A job's record sequence. The store's reader; tests bring their own.
 pub trait Records: Clone + Send + Sync + 'static {
     fn job(&self, id: JobId) -> Result<Option<Job>, Refusal>;
+    /// The first offset at which nothing can be read yet, of a job that has `log_count`: what was committed a moment ago counts already.
+    fn readable(&self, id: JobId, log_count: u64) -> u64;
     /// Records from `from` on that `filter` may keep, and how many blocks were passed over.
     fn slice(&self, id: JobId, from: u64, limit: OutputLimit, filter: &Filter) -> Result<(LogSlice, usize), Refusal>;
     /// Of the last block of output that begins below `before`: its first and last offset, and whether the filter wants it.
@@ -42,6 +44,10 @@ pub trait Records: Clone + Send + Sync + 'static {
 impl Records for Reader {
     fn job(&self, id: JobId) -> Result<Option<Job>, Refusal> {
         Reader::job(self, id)
+    }
+
+    fn readable(&self, id: JobId, log_count: u64) -> u64 {
+        self.readable_logs(id, log_count)
     }
 
     fn slice(&self, id: JobId, from: u64, limit: OutputLimit, filter: &Filter) -> Result<(LogSlice, usize), Refusal> {
@@ -192,7 +198,11 @@ pub fn read<R: Records>(
     let limit = OutputLimit { rows: rows.min(SLICE.rows).min(budget.rows).max(1), ..SLICE };
     let (slice, passed) = source.slice(id, from, limit, filter)?;
     budget.passed_over(passed);
-    let mut records = VecDeque::new();
+    if filter.keeps_all() {
+        slice.records.iter().for_each(|record| budget.looked_at(filter, record));
+        return Ok(Kept { records: slice.records.into(), next: slice.next, end: slice.end });
+    }
+    let mut records = VecDeque::with_capacity(slice.records.len());
     for record in slice.records {
         budget.looked_at(filter, &record);
         if filter.keeps(&record) {
@@ -246,6 +256,16 @@ pub fn backward<R: Records>(
 ) -> Result<LogPage, Refusal> {
     let want = page_rows(tail);
     let floor = source.kept_from(id)?;
+    let log_count = source.readable(id, log_count);
+    if filter.keeps_all() {
+        // The last records are those of the last offsets, unless they are too much for one read.
+        let from = log_count.saturating_sub(want as u64).max(floor);
+        let (LogSlice { mut records, next, end }, _) = source.slice(id, from, SLICE, filter)?;
+        if end {
+            records.drain(..records.len().saturating_sub(want));
+            return Ok(LogPage { records, next_offset: next, end, behind: 0 });
+        }
+    }
     let mut budget = Budget::new(EXAMINED_MAX);
     let mut page = LogPage { records: Vec::new(), next_offset: log_count, end: true, behind: 0 };
     let mut found: VecDeque<LogRecord> = VecDeque::new();
@@ -273,7 +293,7 @@ pub fn backward<R: Records>(
         } else {
             let part = last_of(source, id, filter, low, seen_from, want - found.len(), &mut budget)?;
             if seen_from.is_none() {
-                page.next_offset = part.next.max(log_count);
+                page.next_offset = part.next;
             }
             for record in part.records.into_iter().rev() {
                 bytes += weigh(&record);

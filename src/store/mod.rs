@@ -89,7 +89,7 @@ impl Store {
         self.change_by(true, bytes, change).await
     }
 
-    /// The same, always by the committer's thread: for the dispatcher's loop, which has more to do than to wait for a disk, and
+    /// The same, always by the committer's thread: for threads that stand back, and for the dispatcher's loop, which has more to do than to wait for a disk, and
     /// whose lease and settle calls of one turn then share a sync.
     async fn change_aside<T, F>(&self, bytes: usize, change: F) -> Result<T, Refusal>
     where
@@ -209,7 +209,8 @@ impl Store {
     }
 
     /// Commits output of many jobs as one row. `done` gets for each piece of the batch its first ordinal, or NOT_FOUND where the job is
-    /// gone; it runs after the sync, on the committer's thread or the caller's, and must not block.
+    /// gone; it runs after the sync, on the committer's thread, and must not block. The caller's thread, which may be one that stands
+    /// back, never commits: a busy machine would have everybody wait for it.
     pub fn append_output(
         &self,
         batch: OutputBatch,
@@ -218,7 +219,7 @@ impl Store {
         let (tails, bytes) = (Arc::clone(&self.tails), batch.bytes());
         // Numbered where it is committed, so that the numbers have the order of the commits.
         let change = move |tx: &mut Tx<'_>| append::append(tx, tails.next_batch(), batch);
-        self.committer.submit(Box::new(Request { change: Some(change), result: None, done }), bytes, true);
+        self.committer.submit(Box::new(Request { change: Some(change), result: None, done }), bytes, false);
     }
 
     /// Blocks while the sealer is far behind, at most `patience`. False: still no room for output.
@@ -228,7 +229,7 @@ impl Store {
 
     /// The jobs that other programs call so, in order; those nobody knows yet are made and run from now on.
     pub async fn open_named(&self, jobs: Vec<NamedJob>) -> Result<Vec<JobId>, Refusal> {
-        self.change(512 * jobs.len(), move |tx| append::open_named(tx, jobs)).await
+        self.change_aside(512 * jobs.len(), move |tx| append::open_named(tx, jobs)).await
     }
 
     /// Turns the durable switches.

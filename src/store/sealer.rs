@@ -32,6 +32,8 @@ const MERGE_RATIO: u64 = 32;
 const FAST_LEVEL: i32 = 1;
 /// What a record costs in a block besides its data, about.
 const RECORD_BYTES: usize = 8;
+/// How far the thread stands back: whoever writes, reads and commits comes first. Writers wait for it when memory is short.
+const NICE: i32 = 10;
 /// After a failure, doubled with each further one: nothing is lost meanwhile, the batches stay.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
@@ -61,6 +63,9 @@ struct Sealed {
 impl Sealer {
     /// The thread: returns when the store closes. What is not sealed then is read back from its batches: closing does not wait for it.
     pub fn run(mut self) {
+        if let Err(error) = rustix::process::nice(NICE) {
+            tracing::debug!(%error, "the sealer keeps its priority");
+        }
         let (mut failures, mut tick) = (0, 0);
         while !self.tails.is_closing() {
             let now = self.tails.ticks();

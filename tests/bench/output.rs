@@ -202,7 +202,7 @@ async fn check(client: &Client, job: &str, expected: &[&Vec<u8>]) {
             for record in page.records {
                 assert_eq!(
                     record.content.as_ref(),
-                    expected.get(at).map(|line| Content::Chunk((*line).clone())).as_ref()
+                    expected.get(at).map(|line| Content::Chunk((*line).clone().into())).as_ref()
                 );
                 at += 1;
             }

@@ -4,20 +4,16 @@
 
 use std::fmt::Write as _;
 
-use prost::Message as _;
-
-use super::{job_state, log_level, log_stream, priority};
+use super::{job_state, log_stream, priority};
 use crate::api::{Api, Check, Places, errors, health};
 use crate::ingest::Validation;
-use crate::ledger::{JobStory, LifeEvent, LogPage, RecentFailure, SearchHit, SearchPage, TaskStory};
+use crate::ledger::{JobStory, LifeEvent, RecentFailure, SearchHit, SearchPage, TaskStory};
 use crate::model::{
-    CleanupReport, Controls, DeadLetter, Failure, Header, Job, JobId, JobType, LogRecord, LogStream, Manifest,
-    ProxyHint, Refusal, Resource, StorageHint, StoredObject, Task, TaskSpec, TaskState, Tenant,
+    CleanupReport, Controls, DeadLetter, Failure, Header, Job, JobId, JobType, Manifest, ProxyHint, Refusal, Resource,
+    StorageHint, StoredObject, Task, TaskSpec, TaskState, Tenant,
 };
 use crate::proto::fetchbox::v1 as pb;
 
-/// Bytes of one message of a QueryLogs stream: most clients refuse more than 4 MiB.
-const LOG_MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 /// What stands where a header's value would.
 const HIDDEN: &str = "***";
 
@@ -275,53 +271,6 @@ fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
-}
-
-/// `job_id` is the one that clients see.
-pub(crate) fn log_record(record: LogRecord, job_id: &str) -> pb::LogRecord {
-    let content = match record.stream {
-        LogStream::Job => pb::log_record::Content::Message(record.entry.message),
-        LogStream::Stdout | LogStream::Stderr => pb::log_record::Content::Chunk(record.chunk.into()),
-    };
-    pb::LogRecord {
-        offset: record.offset,
-        job_id: job_id.to_owned(),
-        resource_id: record.entry.resource_id,
-        stream: log_stream(record.stream).into(),
-        level: log_level(record.entry.level).into(),
-        timestamp_ms: record.entry.timestamp_ms,
-        fields: record.entry.fields.into_iter().collect(),
-        trace_id: record.entry.trace_id,
-        content: Some(content),
-    }
-}
-
-/// One page as messages of about a megabyte; at least one, even when the page is empty.
-///
-/// `behind` counts up from what the page knows: a page of a plain query knows 0.
-pub(crate) fn log_messages(page: LogPage, job_id: &str) -> Vec<pb::QueryLogsResponse> {
-    let mut messages = Vec::new();
-    let mut records: Vec<pb::LogRecord> = Vec::new();
-    let mut bytes = 0;
-    for record in page.records {
-        let record = log_record(record, job_id);
-        let size = record.encoded_len();
-        if bytes + size > LOG_MESSAGE_BYTES_MAX && !records.is_empty() {
-            let next_offset = record.offset;
-            let behind = if page.behind == 0 { 0 } else { page.behind + page.next_offset.saturating_sub(next_offset) };
-            messages.push(pb::QueryLogsResponse {
-                records: std::mem::take(&mut records),
-                next_offset,
-                end: false,
-                behind,
-            });
-            bytes = 0;
-        }
-        bytes += size;
-        records.push(record);
-    }
-    messages.push(pb::QueryLogsResponse { records, next_offset: page.next_offset, end: page.end, behind: page.behind });
-    messages
 }
 
 pub(crate) fn search_page(page: SearchPage) -> pb::SearchLogsResponse {

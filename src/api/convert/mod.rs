@@ -4,11 +4,13 @@
 //! id). Must not know: sockets, gRPC, rooms' decisions.
 
 mod answers;
+mod logs;
 mod metrics;
 mod persist;
 mod requests;
 
 pub(super) use answers::*;
+pub(super) use logs::*;
 pub(super) use metrics::*;
 pub(super) use persist::*;
 pub(super) use requests::*;

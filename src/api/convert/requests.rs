@@ -184,7 +184,7 @@ fn new_record(at: usize, record: pb::LogRecord) -> Result<NewRecord, Refusal> {
     };
     Ok(match chunk {
         None => NewRecord::Line(label),
-        Some(chunk) => NewRecord::Chunk { stream, label, chunk: chunk.into() },
+        Some(chunk) => NewRecord::Chunk { stream, label, chunk },
     })
 }
 

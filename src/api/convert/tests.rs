@@ -2,6 +2,7 @@
 
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
+use prost::Message as _;
 
 use super::*;
 use crate::ingest::{NewRecord, RawManifest, Source};
@@ -58,6 +59,21 @@ prop_compose! {
     }
 }
 
+/// What a client reads of records.
+fn shown(records: Vec<LogRecord>) -> Vec<pb::LogRecord> {
+    let job_id = records.first().map(|record| record.job.to_string()).unwrap_or_default();
+    let page = crate::ledger::LogPage { records, next_offset: 9, end: true, behind: 3 };
+    let read = received(&log_messages(&page, &job_id)[0]);
+    assert_eq!((read.next_offset, read.end, read.behind), (9, true, 3));
+    read.records
+}
+
+fn received(message: &pb::QueryLogsResponse) -> pb::QueryLogsResponse {
+    let bytes = message.encode_to_vec();
+    assert_eq!(bytes.len(), message.encoded_len());
+    pb::QueryLogsResponse::decode(bytes.as_slice()).unwrap()
+}
+
 /// What validation would make of the raw fields, without judging them.
 fn accepted(raw: RawManifest) -> Manifest {
     let digest = |text: &str| {
@@ -111,9 +127,34 @@ proptest! {
     #[test]
     fn a_log_line_read_back_and_appended_again_is_the_same(entry in new_log_entry(), offset in any::<u64>()) {
         let job = JobId::first_at_ms(77);
-        let record = log_record(LogRecord { job, offset, stream: LogStream::Job, entry: entry.clone(), chunk: Default::default() }, &job.to_string());
-        prop_assert_eq!(record.offset, offset);
-        prop_assert_eq!(new_records(vec![record]).unwrap(), vec![NewRecord::Line(entry)]);
+        let record = LogRecord { job, offset, stream: LogStream::Job, entry: entry.clone(), chunk: Default::default() };
+        let shown = shown(vec![record]).remove(0);
+        prop_assert_eq!((shown.offset, &shown.job_id), (offset, &job.to_string()));
+        prop_assert_eq!(new_records(vec![shown]).unwrap(), vec![NewRecord::Line(entry)]);
+    }
+
+    #[test]
+    fn a_clients_log_record_is_the_one_that_was_kept(
+        entry in new_log_entry(), offset in any::<u64>(), stream in 0..3usize, chunk in vec(any::<u8>(), 0..300),
+    ) {
+        let job = JobId::first_at_ms(77);
+        let stream = [LogStream::Job, LogStream::Stdout, LogStream::Stderr][stream];
+        let record = LogRecord { job, offset, stream, entry, chunk: chunk.into() };
+        let expected = pb::LogRecord {
+            offset,
+            job_id: job.to_string(),
+            resource_id: record.entry.resource_id.clone(),
+            stream: log_stream(stream).into(),
+            level: log_level(record.entry.level).into(),
+            timestamp_ms: record.entry.timestamp_ms,
+            fields: record.entry.fields.clone().into_iter().collect(),
+            trace_id: record.entry.trace_id.clone(),
+            content: Some(match stream {
+                LogStream::Job => pb::log_record::Content::Message(record.entry.message.clone()),
+                _ => pb::log_record::Content::Chunk(record.chunk.clone()),
+            }),
+        };
+        prop_assert_eq!(shown(vec![record.clone(), record]), vec![expected.clone(), expected]);
     }
 
     #[test]
@@ -277,7 +318,7 @@ fn a_piece_of_output_is_taken_and_one_in_the_wrong_place_is_named() {
 
     let record =
         |stream: pb::LogStream, content| pb::LogRecord { stream: stream.into(), content, ..Default::default() };
-    let bytes = || Some(Content::Chunk(vec![0, 255]));
+    let bytes = || Some(Content::Chunk(vec![0, 255].into()));
     let text = || Some(Content::Message("m".to_owned()));
     let taken = new_records(vec![record(pb::LogStream::Stderr, bytes()), record(pb::LogStream::Job, text())]).unwrap();
     let label = NewLog { message: "m".to_owned(), level: LogLevel::Trace, ..NewLog::default() };
@@ -348,7 +389,7 @@ fn a_page_of_long_lines_is_cut_into_messages_every_client_takes() {
     };
     let page =
         crate::ledger::LogPage { records: (0..100).map(record).collect(), next_offset: 150, end: true, behind: 0 };
-    let messages = log_messages(page, "j");
+    let messages: Vec<_> = log_messages(&page, "j").iter().map(received).collect();
     assert!(messages.len() > 4);
     let mut expected = 0;
     for message in &messages {

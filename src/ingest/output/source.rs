@@ -111,6 +111,7 @@ impl OutputSource {
         if self.records.is_empty() {
             return Ok(());
         }
+        self.spool.turn().await;
         let lease = self.spool.lease(self.bytes).await.ok_or(Closed)?;
         let expected = self.records.len();
         let records = std::mem::replace(&mut self.records, Vec::with_capacity(expected));

@@ -3,8 +3,9 @@
 //! Owns: the budget, the queue, when it closes. Must not know: jobs, the store.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
@@ -50,11 +51,18 @@ impl Item {
 /// Kept by whoever may still bring something: the spool closes when the last one is gone.
 pub type Pass = mpsc::Sender<()>;
 
+/// How long a sender that nobody answers waits for its turn while more than enough lies here. The rest of the room is for a disk that
+/// stalls: through this wait a sender still brings some 12 MB/s.
+const TURN_MAX: Duration = Duration::from_millis(20);
+
 pub struct Spool {
     room: Arc<Semaphore>,
     room_bytes: usize,
+    /// What is to wait at most while the writer takes it out steadily: more would only be late.
+    enough: AtomicUsize,
     state: Mutex<State>,
     arrived: Notify,
+    taken: Notify,
     doors: Mutex<Doors>,
 }
 
@@ -81,8 +89,10 @@ impl Spool {
         Self {
             room: Arc::new(Semaphore::new(room_bytes)),
             room_bytes,
+            enough: AtomicUsize::new(0),
             state: Mutex::default(),
             arrived: Notify::new(),
+            taken: Notify::new(),
             doors: Mutex::new(Doors { pass: Some(pass), returned: Some(returned) }),
         }
     }
@@ -91,6 +101,24 @@ impl Spool {
     pub async fn lease(&self, bytes: usize) -> Option<Lease> {
         let wanted = u32::try_from(bytes.clamp(1, self.room_bytes)).unwrap_or(u32::MAX);
         Arc::clone(&self.room).acquire_many_owned(wanted).await.ok()
+    }
+
+    /// Waits until no more than enough lies here, a moment at most.
+    pub async fn turn(&self) {
+        let calm = async {
+            loop {
+                let taken = self.taken.notified();
+                if self.waiting_bytes() <= self.enough.load(Ordering::Relaxed) {
+                    return;
+                }
+                taken.await;
+            }
+        };
+        let _ = tokio::time::timeout(TURN_MAX, calm).await;
+    }
+
+    pub fn set_enough(&self, bytes: usize) {
+        self.enough.store(bytes, Ordering::Relaxed);
     }
 
     /// Bytes taken in and not durable yet.
@@ -118,7 +146,9 @@ impl Spool {
             {
                 let mut state = lock(&self.state);
                 if !state.items.is_empty() && (state.bytes >= least || state.closed) {
-                    return Some(state.take(most));
+                    let items = state.take(most);
+                    self.taken.notify_waiters();
+                    return Some(items);
                 }
                 if state.closed {
                     return None;
@@ -214,6 +244,24 @@ mod tests {
         assert!(spool.put(large).is_ok());
         assert_eq!(spool.take(1, 50).await.unwrap().len(), 1);
         assert_eq!(spool.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_sender_waits_for_its_turn_only_as_long_as_the_writer_is_at_work() {
+        let spool = Spool::new(1_000);
+        spool.set_enough(10);
+        assert!(spool.put(packet(&spool, 10).await).is_ok());
+        assert!(futures_util::poll!(Box::pin(spool.turn())).is_ready(), "enough is not too much");
+        assert!(spool.put(packet(&spool, 10).await).is_ok());
+        let mut waiting = Box::pin(spool.turn());
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        drop(spool.take(1, 10).await);
+        assert!(futures_util::poll!(&mut waiting).is_ready());
+        assert!(spool.put(packet(&spool, 10).await).is_ok());
+        // Nobody takes anything: the rest of the room is for that.
+        let begun = Clock::instant();
+        spool.turn().await;
+        assert!(begun.elapsed() >= TURN_MAX);
     }
 
     #[tokio::test]

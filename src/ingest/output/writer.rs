@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -16,12 +17,14 @@ use crate::clock::{Clock, JobIds};
 use crate::model::{JobId, JobName, JobType, OutputShare, Refusal, RefusalCode, Tenant};
 use crate::store::{NamedJob, OutputBatch, Reader, Store};
 
-/// A batch while nothing waits behind it: small enough to be on disk in some milliseconds.
-const BATCH_BYTES: usize = 2 << 20;
-/// A batch while more than twice that waits: the rows of its jobs are paid for once.
-const BACKLOG_BATCH_BYTES: usize = 8 << 20;
-/// While a batch is on its way, the next one is packed as soon as this much is there.
-const NEXT_BYTES: usize = 1 << 20;
+/// A batch of few jobs, some 1,200 lines: on disk in some milliseconds.
+pub(super) const BATCH_BYTES: usize = 256 << 10;
+/// Microseconds that may take. On a slower disk batches are as many times larger, so that its syncs are paid for.
+const COMMIT_US: u64 = 2_500;
+/// A batch of many jobs has this much of each, as far as it may: the rows of a job are paid for once.
+const JOB_BYTES: usize = 16 << 10;
+/// A batch of very many jobs, and of what waited while the disk stalled.
+const BATCH_BYTES_MAX: usize = 8 << 20;
 /// Names whose ids are remembered, some 20 MB.
 const NAMES_MAX: usize = 100_000;
 /// Between two attempts to commit a batch, and two looks at a disk without room.
@@ -37,6 +40,10 @@ pub struct OutputWriter {
     pub(super) ids: Arc<JobIds>,
     pub(super) traffic: Arc<Traffic>,
     pub(super) names: HashMap<Arc<JobName>, JobId>,
+    /// What the next batch is to hold.
+    pub(super) batch_bytes: usize,
+    /// Microseconds that the last commits took, smoothed.
+    pub(super) commit_us: Arc<AtomicU64>,
 }
 
 /// A batch that the store has.
@@ -77,12 +84,13 @@ impl OutputWriter {
     }
 
     async fn work(mut self) {
+        self.spool.set_enough(self.batch_bytes);
         let mut flight: Option<Flight> = None;
         loop {
             let taken = match &mut flight {
                 None => {
                     self.wait_for_disk().await;
-                    self.spool.take(1, self.batch_bytes()).await
+                    self.spool.take(1, self.most()).await
                 }
                 Some(Flight { answer, .. }) => tokio::select! {
                     biased;
@@ -92,11 +100,14 @@ impl OutputWriter {
                         }
                         continue;
                     }
-                    taken = self.spool.take(NEXT_BYTES, self.batch_bytes()), if !self.lacks_room() => taken,
+                    taken = self.spool.take(self.batch_bytes / 2, self.most()), if !self.lacks_room() => taken,
                 },
             };
             let Some(items) = taken else { break };
-            let Some((shares, kept, batch)) = self.shares(group(items)).await else { continue };
+            let batch = group(items);
+            self.batch_bytes = batch_bytes(batch.parts.len(), self.commit_us.load(Ordering::Relaxed));
+            self.spool.set_enough(self.batch_bytes);
+            let Some((shares, kept, batch)) = self.shares(batch).await else { continue };
             let packed = self.pack(Arc::clone(&shares)).await;
             if let Some(flight) = flight.take() {
                 self.land_in_turn(flight).await;
@@ -115,8 +126,8 @@ impl OutputWriter {
         !self.spool.is_closing() && self.reader.short_of_output_room().is_some()
     }
 
-    fn batch_bytes(&self) -> usize {
-        if self.spool.waiting_bytes() > 2 * BATCH_BYTES { BACKLOG_BATCH_BYTES } else { BATCH_BYTES }
+    fn most(&self) -> usize {
+        if self.spool.waiting_bytes() > 4 * self.batch_bytes { BATCH_BYTES_MAX } else { self.batch_bytes }
     }
 
     /// Output goes first when the disk fills up: nothing is taken out of the spool until there is room. At shutdown what is in it is
@@ -233,9 +244,14 @@ impl OutputWriter {
         again: bool,
     ) -> Flight {
         let (tell, answer) = oneshot::channel();
-        let (store, packed_bytes) = (self.store.clone(), packed.bytes());
-        // It may commit on the thread that asks, which is not to be one that serves sockets.
-        drop(tokio::task::spawn_blocking(move || store.append_output(packed, move |answer| drop(tell.send(answer)))));
+        let (began, packed_bytes) = (Clock::instant(), packed.bytes());
+        let commit_us = Arc::clone(&self.commit_us);
+        self.store.append_output(packed, move |answer| {
+            let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+            let before = commit_us.load(Ordering::Relaxed);
+            commit_us.store(before - before / 8 + took / 8, Ordering::Relaxed);
+            let _ = tell.send(answer);
+        });
         Flight { shares, kept, batch, packed_bytes, answer, again }
     }
 
@@ -338,6 +354,12 @@ impl OutputWriter {
     }
 }
 
+/// So many bytes of each job, and of all of them what a disk takes at once.
+fn batch_bytes(jobs: usize, commit_us: u64) -> usize {
+    let slowness = usize::try_from(commit_us / COMMIT_US).unwrap_or(usize::MAX).max(1);
+    BATCH_BYTES.saturating_mul(slowness).max(jobs.saturating_mul(JOB_BYTES)).min(BATCH_BYTES_MAX)
+}
+
 async fn pause(wait: &mut Duration) {
     tokio::time::sleep(*wait).await;
     *wait = (*wait * 2).min(RETRY_MAX);
@@ -354,5 +376,18 @@ impl Drop for OutputWriter {
         for call in self.spool.take_calls() {
             let _ = call.done.send(Err(stopped()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_are_small_where_the_disk_is_fast_and_grow_with_jobs_and_slow_syncs() {
+        assert_eq!(batch_bytes(1, 300), BATCH_BYTES);
+        assert_eq!(batch_bytes(1, 10 * COMMIT_US), 10 * BATCH_BYTES);
+        assert_eq!(batch_bytes(100, 300), 100 * JOB_BYTES);
+        assert_eq!(batch_bytes(100_000, u64::MAX), BATCH_BYTES_MAX);
     }
 }

@@ -77,6 +77,10 @@ impl Records for Fake {
         Ok(job)
     }
 
+    fn readable(&self, _: JobId, log_count: u64) -> u64 {
+        log_count.min(self.world.lock().unwrap().visible)
+    }
+
     fn slice(&self, _: JobId, from: u64, limit: OutputLimit, _: &Filter) -> Result<(LogSlice, usize), Refusal> {
         let world = self.world.lock().unwrap();
         let count = world.job.as_ref().map_or(0, |job| job.log_count);

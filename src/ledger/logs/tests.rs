@@ -34,6 +34,9 @@ impl Records for Lines {
     fn job(&self, _: JobId) -> Result<Option<Job>, Refusal> {
         Ok(None)
     }
+    fn readable(&self, _: JobId, log_count: u64) -> u64 {
+        log_count.min(self.to)
+    }
     fn slice(&self, _: JobId, from: u64, limit: OutputLimit, _: &Filter) -> Result<(LogSlice, usize), Refusal> {
         let all = (from.max(self.from)..self.to).map(|at| LogRecord { stream: self.stream, ..record(at) });
         let records: Vec<LogRecord> = all.take(limit.rows).collect();
@@ -97,6 +100,18 @@ proptest! {
 }
 
 #[test]
+fn a_tail_does_not_pass_over_what_counts_already_and_cannot_be_read_yet() {
+    for text in ["", "line"] {
+        let filter = Filter::new(&LogQuery { text: text.to_owned(), ..query() }).unwrap();
+        for pending in [1, 5, 5_000] {
+            let page = backward(&lines(0, 3_000), JobId::MIN, &filter, 3_000 + pending, 10).unwrap();
+            assert_eq!(offsets(&page), (2_990..3_000).collect::<Vec<_>>());
+            assert_eq!(page.next_offset, 3_000, "a follow goes on there");
+        }
+    }
+}
+
+#[test]
 fn text_time_and_resource_narrow_a_log() {
     let got =
         |query: LogQuery| offsets(&forward(&lines(0, 40), JobId::MIN, &Filter::new(&query).unwrap(), 0, 0).unwrap());
@@ -126,6 +141,9 @@ struct Heavy;
 impl Records for Heavy {
     fn job(&self, _: JobId) -> Result<Option<Job>, Refusal> {
         Ok(None)
+    }
+    fn readable(&self, _: JobId, log_count: u64) -> u64 {
+        log_count
     }
     fn slice(&self, _: JobId, from: u64, _: OutputLimit, _: &Filter) -> Result<(LogSlice, usize), Refusal> {
         let chunk = bytes::Bytes::from(vec![b'x'; 3 << 20]);

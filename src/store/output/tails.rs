@@ -171,6 +171,11 @@ impl Tails {
         (Tail { chunks: chunks.unwrap_or_default() }, state.pending.get(&job).copied())
     }
 
+    /// The first offset of the job's logs that is committed but not here yet.
+    pub fn pending(&self, job: JobId) -> Option<u64> {
+        self.lock().pending.get(&job).copied()
+    }
+
     /// A batch that was read back at start, or is committed: its number is not given again.
     pub fn add(&self, committed: Committed) {
         self.next_batch.fetch_max(committed.batch + 1, Ordering::Relaxed);

@@ -208,6 +208,11 @@ impl Reader {
         Ok(slice)
     }
 
+    /// Of a job's `count` records, those that can be read: all, or all below what was committed a moment ago.
+    pub fn readable_logs(&self, id: JobId, count: u64) -> u64 {
+        self.tails.pending(id).map_or(count, |pending| pending.min(count))
+    }
+
     /// The job's own lines from `from` on, and whether the limit ended them.
     fn lines_of(&self, id: JobId, from: u64, limit: OutputLimit) -> Result<(Vec<LogRecord>, bool), Refusal> {
         let (mut lines, mut bytes, mut next) = (Vec::new(), 0, from);
