@@ -88,6 +88,8 @@ fn transport(error: &object_store::Error) -> Option<ErrorKind> {
                 | HttpErrorKind::Timeout
                 | HttpErrorKind::Request
                 | HttpErrorKind::Interrupted => ErrorKind::Unavailable,
+                // A kept connection that was closed before the request went out has no kind of its own.
+                HttpErrorKind::Unknown if was_not_sent(http) => ErrorKind::Unavailable,
                 // Decode, unknown, and kinds that do not exist yet.
                 _ => ErrorKind::Failed,
             });
@@ -95,6 +97,11 @@ fn transport(error: &object_store::Error) -> Option<ErrorKind> {
         next = cause.source();
     }
     None
+}
+
+/// As the HTTP client words it, whatever lay behind it.
+fn was_not_sent(error: &HttpError) -> bool {
+    error.source().is_some_and(|cause| cause.to_string().starts_with("error sending request"))
 }
 
 fn from_answer(code: Option<&str>, status: Option<u16>, error: &object_store::Error) -> ErrorKind {
@@ -207,6 +214,8 @@ fn told_code(message: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
 
     #[test]
@@ -232,6 +241,16 @@ mod tests {
         assert_eq!(told("Server returned error response: <Error><Code>InternalError</Code>"), ErrorKind::Unavailable);
         assert_eq!(told("Received redirect without LOCATION, …"), ErrorKind::Denied);
         assert_eq!(told("Got invalid multipart response"), ErrorKind::Failed);
+    }
+
+    #[test]
+    fn a_request_that_found_its_connection_closed_uses_up_no_attempt() {
+        let told = |text: &str| {
+            let source = HttpError::new(HttpErrorKind::Unknown, io::Error::other(text.to_owned()));
+            transport(&object_store::Error::Generic { store: "S3", source: source.into() })
+        };
+        assert_eq!(told("error sending request"), Some(ErrorKind::Unavailable));
+        assert_eq!(told("request or response body error"), Some(ErrorKind::Failed));
     }
 
     /// Else whoever reads a log or a dead letter reads the key id, the token and what was signed.
