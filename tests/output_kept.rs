@@ -351,6 +351,7 @@ async fn the_disk_has_its_room_back_soon_after_a_cleanup_and_queries_stay_right_
         config.retention.interval_ms = 0;
         running = with_store(&config.data_dir.clone(), async |store, _| {
             let at_ms = now_ms() - DAY_MS;
+            let mut ended = Vec::new();
             for n in 0..100 {
                 let job = open_job(store, format!("old-{n}"), at_ms).await;
                 for begin in (0..each).step_by(500) {
@@ -368,7 +369,10 @@ async fn the_disk_has_its_room_back_soon_after_a_cleanup_and_queries_stay_right_
                     now_ms: at_ms,
                 };
                 store.update_status(change).await.unwrap();
+                ended.push(job);
             }
+            // Sealing is not what is looked at.
+            store.seal_now(&ended, Duration::from_secs(120));
             let running = open_job(store, "running".to_owned(), now_ms()).await;
             append(
                 store,
@@ -381,7 +385,6 @@ async fn the_disk_has_its_room_back_soon_after_a_cleanup_and_queries_stay_right_
         });
     })
     .await;
-    // Sealing is not what is looked at.
     let request = pb::CleanupOldDataRequest { older_than_days: Some(0), dry_run: true, ..Default::default() };
     let dry = host.client().await.cleanup_old_data(request.clone()).await.unwrap();
     let before = used(&host.data_dir());

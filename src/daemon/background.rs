@@ -6,16 +6,13 @@ use std::io;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
-/// How far they stand back where the cores are all busy: a tenth of what a thread that answers gets, and never nothing.
-const NICE: i32 = 10;
-
 /// A runtime of such threads. Dropped, it ends without waiting for what still blocks.
 pub struct Background(Option<Runtime>);
 
 impl Background {
     pub fn start() -> io::Result<Self> {
         let mut runtime = Builder::new_multi_thread();
-        let runtime = runtime.enable_all().thread_name("background").on_thread_start(stand_back);
+        let runtime = runtime.enable_all().thread_name("background").on_thread_start(crate::store::stand_back);
         runtime.build().map(|runtime| Self(Some(runtime)))
     }
 
@@ -32,13 +29,6 @@ impl Drop for Background {
     }
 }
 
-/// Of this thread only. Without it nothing is lost but the order.
-fn stand_back() {
-    if let Err(error) = rustix::process::nice(NICE) {
-        tracing::debug!(%error, "a thread keeps its priority");
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,7 +39,7 @@ mod tests {
         let background = Background::start().unwrap();
         let theirs = background.handle().unwrap().spawn(async { rustix::process::nice(0).unwrap() });
         let theirs = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(theirs).unwrap();
-        assert_eq!(theirs, (mine + NICE).min(19));
+        assert_eq!(theirs, (mine + 10).min(19));
         assert_eq!(rustix::process::nice(0).unwrap(), mine, "this thread stays where it was");
     }
 }

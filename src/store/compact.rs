@@ -6,6 +6,8 @@
 //! The database begins a new file only behind 64 MB, and until then keeps the old one with all that was deleted since. So it is filled up,
 //! in groups between which others have theirs.
 
+use std::time::Duration;
+
 use super::committer::Request;
 use super::spaces::Spaces;
 use super::tx::Tx;
@@ -17,6 +19,8 @@ const FILE_BYTES: u64 = 65_000_000;
 /// A file with less in it is not worth filling up.
 const WORTH_BYTES: u64 = 4 << 20;
 const ROW_BYTES: usize = 1 << 20;
+/// For the sealer, which stands back on a busy machine: without it some megabytes stay until the next merge.
+const SPENT_PATIENCE: Duration = Duration::from_secs(30);
 /// Tables that were replaced and still stand are let go if they are as large as this together.
 const REPLACED_BYTES: u64 = 2 << 20;
 /// Seconds after tables have changed until that is looked at, doubled with each further look up to the second number: letting go
@@ -68,6 +72,8 @@ impl Store {
 
     /// The same of the keyspace that holds output, and of the journal's files. What it returns is of [`Store::let_go_of_tables`].
     pub fn compact_output(&self) -> Result<u64, Refusal> {
+        // What was deleted before it was in blocks stands in batches, which the sealer deletes.
+        self.tails.wait_for_spent(SPENT_PATIENCE);
         self.turn_journal()?;
         self.settle_rows()?;
         self.spaces.compact(&[keys::Space::Output])?;

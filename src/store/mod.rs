@@ -55,6 +55,7 @@ pub use reader::{
 };
 pub use report::{CheckReport, SalvageReport};
 pub use salvage::salvage;
+pub use sealer::stand_back;
 pub use verbs::{
     Admitted, Canceled, End, FreshJob, Idempotency, Lease, LeaseWant, Left, NewJob, Prune, QueueKey, Replayed, Settled,
     Settlement, Source, StatusChange, TenantKey, Tried, UploadPart, UploadRecord,

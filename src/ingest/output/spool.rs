@@ -51,9 +51,8 @@ impl Item {
 /// Kept by whoever may still bring something: the spool closes when the last one is gone.
 pub type Pass = mpsc::Sender<()>;
 
-/// How long a sender that nobody answers waits for its turn while more than enough lies here. The rest of the room is for a disk that
-/// stalls: through this wait a sender still brings some 12 MB/s.
-const TURN_MAX: Duration = Duration::from_millis(20);
+/// How long senders that nobody answers wait for their turn before the disk counts as stalled: then all of the room is theirs.
+const TURN_MAX: Duration = Duration::from_millis(50);
 
 pub struct Spool {
     room: Arc<Semaphore>,
@@ -70,6 +69,8 @@ pub struct Spool {
 struct State {
     items: VecDeque<Item>,
     bytes: usize,
+    /// Nothing was taken for so long that a sender gave up waiting for its turn.
+    stalled: bool,
     closed: bool,
 }
 
@@ -103,18 +104,23 @@ impl Spool {
         Arc::clone(&self.room).acquire_many_owned(wanted).await.ok()
     }
 
-    /// Waits until no more than enough lies here, a moment at most.
+    /// Waits until no more than enough lies here, or the writer does not get on.
     pub async fn turn(&self) {
         let calm = async {
             loop {
                 let taken = self.taken.notified();
-                if self.waiting_bytes() <= self.enough.load(Ordering::Relaxed) {
-                    return;
+                {
+                    let state = lock(&self.state);
+                    if state.stalled || state.closed || state.bytes <= self.enough.load(Ordering::Relaxed) {
+                        return;
+                    }
                 }
                 taken.await;
             }
         };
-        let _ = tokio::time::timeout(TURN_MAX, calm).await;
+        if tokio::time::timeout(TURN_MAX, calm).await.is_err() {
+            lock(&self.state).stalled = true;
+        }
     }
 
     pub fn set_enough(&self, bytes: usize) {
@@ -147,6 +153,7 @@ impl Spool {
                 let mut state = lock(&self.state);
                 if !state.items.is_empty() && (state.bytes >= least || state.closed) {
                     let items = state.take(most);
+                    state.stalled = false;
                     self.taken.notify_waiters();
                     return Some(items);
                 }
@@ -258,10 +265,14 @@ mod tests {
         drop(spool.take(1, 10).await);
         assert!(futures_util::poll!(&mut waiting).is_ready());
         assert!(spool.put(packet(&spool, 10).await).is_ok());
-        // Nobody takes anything: the rest of the room is for that.
         let begun = Clock::instant();
         spool.turn().await;
         assert!(begun.elapsed() >= TURN_MAX);
+        // Nobody takes anything: the rest of the room is for that.
+        assert!(futures_util::poll!(Box::pin(spool.turn())).is_ready());
+        assert!(spool.put(packet(&spool, 10).await).is_ok());
+        drop(spool.take(1, 10).await);
+        assert!(futures_util::poll!(Box::pin(spool.turn())).is_pending());
     }
 
     #[tokio::test]

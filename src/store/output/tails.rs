@@ -301,6 +301,14 @@ impl Tails {
         for (batch, _) in batches {
             state.batches.remove(batch);
         }
+        drop(state);
+        self.bell.notify_all();
+    }
+
+    /// Blocks until the sealer has deleted the rows of batches that nothing needs any more, at most `patience`.
+    pub fn wait_for_spent(&self, patience: Duration) {
+        let waits = |state: &mut State| !state.closing && state.batches.values().any(|rows| rows.open == 0);
+        drop(self.bell.wait_timeout_while(self.lock(), patience, waits));
     }
 
     /// The chunks are in blocks.
