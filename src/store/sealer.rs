@@ -32,7 +32,7 @@ const MERGE_RATIO: u64 = 32;
 const FAST_LEVEL: i32 = 1;
 /// What a record costs in a block besides its data, about.
 const RECORD_BYTES: usize = 8;
-/// How far a thread stands back where the cores are all busy: to a tenth of what one that answers gets, and never to nothing.
+/// How far the sealer stands back where the cores are all busy: to a tenth of what a thread that answers gets, and never to nothing.
 const NICE: i32 = 10;
 /// After a failure, doubled with each further one: nothing is lost meanwhile, the batches stay.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -63,7 +63,7 @@ struct Sealed {
 impl Sealer {
     /// The thread: returns when the store closes. What is not sealed then is read back from its batches: closing does not wait for it.
     pub fn run(mut self) {
-        stand_back();
+        stand_back(NICE);
         let (mut failures, mut tick) = (0, 0);
         while !self.tails.is_closing() {
             let now = self.tails.ticks();
@@ -208,11 +208,11 @@ impl Sealer {
     }
 }
 
-/// Lowers the priority of this thread, where threads have one of their own: whoever reads, writes and commits comes first. Without
+/// Lowers the priority of this thread by `nice`, where threads have one of their own: whoever answers and commits comes first. Without
 /// that, nothing is lost but the order.
-pub fn stand_back() {
+pub fn stand_back(nice: i32) {
     if cfg!(target_os = "linux")
-        && let Err(error) = rustix::process::nice(NICE)
+        && let Err(error) = rustix::process::nice(nice)
     {
         tracing::debug!(%error, "a thread keeps its priority");
     }

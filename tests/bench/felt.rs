@@ -19,9 +19,8 @@ use crate::server::{Server, scratch};
 const LINES_PER_WRITE: usize = 50;
 /// Lines the follower must have behind the filler.
 const FILL: u64 = 20_000;
-/// Lines of one burst, and the silence after it.
+/// Lines of one burst.
 const BURST: u64 = 200_000;
-const BETWEEN_BURSTS: Duration = Duration::from_millis(300);
 
 #[derive(Default)]
 struct Load {
@@ -30,8 +29,8 @@ struct Load {
     is_on: AtomicBool,
 }
 
-/// A table of what they feel at each of these rates, lines a second; 0: bursts of 200,000 lines as fast as the daemon takes them.
-pub fn run(rates: &[u64], length: Duration) {
+/// A table of what they feel at each of these rates, lines a second; 0: bursts of 200,000 lines as fast as the daemon takes them, with `between_bursts` of silence.
+pub fn run(rates: &[u64], length: Duration, between_bursts: Duration) {
     println!("{:<44} {:>9} {:>9} {:>9} {:>8}", "while a job writes (ms)", "p50", "p99", "max", "samples");
     for rate in rates {
         let dir = scratch("felt");
@@ -39,7 +38,7 @@ pub fn run(rates: &[u64], length: Duration) {
         let raw = rivals::raw_syncs(&scratch("raw"), Duration::from_secs(1));
         let name = if *rate == 0 { "bursts of 200,000 lines".to_owned() } else { format!("{rate} lines/s") };
         println!("{name} (fdatasync of 512 B appended: {raw:.0}/s)");
-        for (what, mut times) in measure(&server, *rate, length) {
+        for (what, mut times) in measure(&server, *rate, length, between_bursts) {
             times.sort_by(f64::total_cmp);
             let at = |q: f64| times.get(((times.len().max(1) - 1) as f64 * q) as usize).copied().unwrap_or(0.0);
             println!("  {what:<42} {:>9.2} {:>9.2} {:>9.2} {:>8}", at(0.5), at(0.99), at(1.0), times.len());
@@ -48,13 +47,18 @@ pub fn run(rates: &[u64], length: Duration) {
 }
 
 /// Milliseconds by what was asked. Writer, follower and asker have a thread and a connection each.
-fn measure(server: &Server, per_second: u64, length: Duration) -> Vec<(&'static str, Vec<f64>)> {
+fn measure(
+    server: &Server,
+    per_second: u64,
+    length: Duration,
+    between_bursts: Duration,
+) -> Vec<(&'static str, Vec<f64>)> {
     let begun = Instant::now();
     let load = Load::default();
     let (mut follows, mut tails, mut states) = (Vec::new(), Vec::new(), Vec::new());
     let filled = std::sync::Barrier::new(3);
     std::thread::scope(|scope| {
-        let writing = scope.spawn(|| on_a_thread(write(server, begun, per_second, &load, &filled)));
+        let writing = scope.spawn(|| on_a_thread(write(server, begun, (per_second, between_bursts), &load, &filled)));
         let following = scope.spawn(|| on_a_thread(follow(server, begun, &load.stop, &filled)));
         on_a_thread(async {
             filled.wait();
@@ -127,7 +131,13 @@ async fn follow(server: &Server, begun: Instant, stop: &AtomicBool, filled: &std
 }
 
 /// Sends frames that were built beforehand, as the writer does; only the time stamps are put in as they go.
-async fn write(server: &Server, begun: Instant, per_second: u64, load: &Load, filled: &std::sync::Barrier) -> u64 {
+async fn write(
+    server: &Server,
+    begun: Instant,
+    (per_second, between_bursts): (u64, Duration),
+    load: &Load,
+    filled: &std::sync::Barrier,
+) -> u64 {
     let (client, job) = (connect(server).await, output::name(0));
     let mut to = UnixStream::connect(output::socket(server)).await.expect("the socket accepts");
     let mut corpus = Corpus::new(7);
@@ -153,7 +163,7 @@ async fn write(server: &Server, begun: Instant, per_second: u64, load: &Load, fi
         if per_second == 0 {
             arrived(&client, sent).await;
             load.is_on.store(false, Ordering::Relaxed);
-            tokio::time::sleep(BETWEEN_BURSTS).await;
+            tokio::time::sleep(between_bursts).await;
         }
     }
     sent - FILL

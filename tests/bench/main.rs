@@ -39,7 +39,7 @@ bench enqueue [--rounds N] [--seconds N]
       urls [--rounds N] [--rclone PATH] [--files N] [--stores null,s3s-fs] [--sizes 0,1,2]
       big [--objects N] [--size 2GiB]
       output [--rounds N]
-      felt [--rates 20000,100000,0] [--seconds N]
+      felt [--rates 20000,100000,0] [--seconds N] [--between-ms N]
       search [--size 5GiB] [--jobs N]";
 
 /// `100`, `64KiB`, `10MiB`, `2GiB`.
@@ -88,7 +88,8 @@ fn main() -> ExitCode {
         Some("felt") => {
             let rates = text("--rates").unwrap_or_else(|| "20000,100000,0".to_owned());
             let rates: Vec<u64> = rates.split(',').filter_map(|rate| rate.parse().ok()).collect();
-            felt::run(&rates, Duration::from_secs(number("--seconds", 8)));
+            let (seconds, between) = (number("--seconds", 8), number("--between-ms", 300));
+            felt::run(&rates, Duration::from_secs(seconds), Duration::from_millis(between));
         }
         Some("search") => search::run(number("--size", 5 << 30), number("--jobs", 1_000) as usize),
         Some(verb) if stubs::serve(verb) => {}

@@ -181,7 +181,6 @@ impl Tails {
         self.next_batch.fetch_max(committed.batch + 1, Ordering::Relaxed);
         let mut state = self.lock();
         let tick = state.tick;
-        let mut full = false;
         let rows = state.batches.entry(committed.batch).or_default();
         rows.open += committed.chunks.len();
         rows.rows = committed.rows;
@@ -193,11 +192,10 @@ impl Tails {
             }
             tail.body_bytes += chunk.body.len();
             tail.chunks.push_back(chunk);
-            full |= tail.body_bytes >= self.options.block_bytes;
         }
-        full |= state.bytes > self.options.tail_bytes_max;
+        let crowded = state.bytes > self.options.tail_bytes_max / 2;
         drop(state);
-        if full {
+        if crowded {
             self.bell.notify_all();
         }
     }
@@ -408,10 +406,12 @@ impl State {
         self.asked = asked;
     }
 
+    /// Full tails are packed once a second while there is room: a burst is taken in first.
     fn is_pressing(&self, options: &super::Options) -> bool {
+        let crowded = self.bytes > options.tail_bytes_max / 2;
         let mut tails = self.by.values().filter(|tail| !tail.stuck);
         !self.asked.is_empty()
-            || tails.any(|tail| tail.body_bytes >= options.block_bytes || self.is_old(tail, options))
+            || tails.any(|tail| tail.body_bytes >= options.block_bytes && crowded || self.is_old(tail, options))
             || self.bytes > options.tail_bytes_max && self.by.values().any(|tail| !tail.stuck)
     }
 
