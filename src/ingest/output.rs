@@ -37,7 +37,7 @@ pub(super) use self::spool::Spool;
 #[serde(deny_unknown_fields, default)]
 pub struct OutputOptions {
     /// Bytes of output taken in and not yet durable, of all senders together. While it is full, sockets are not read and appends
-    /// wait. A single message that is larger is taken alone.
+    /// wait. A single message that is larger is taken alone. Senders that nobody answers use it only while the disk stalls.
     pub buffer_bytes: usize,
 }
 
