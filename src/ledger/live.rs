@@ -24,9 +24,10 @@ use crate::store::{JobWatch, Reader};
 const EXAMINED_AT_ONCE: usize = 10_000;
 /// About the bytes of one batch.
 const BATCH_BYTES_MAX: usize = 1 << 20;
-/// What a woken follow waits at least and at most for more to come.
-const GATHER_MS: u64 = 1;
-const GATHER_MS_MAX: u64 = 100;
+/// What a woken follow waits for more to come: so much for each follow there is, but at least and at most so long.
+const GATHER_US_EACH: u64 = 500;
+const GATHER_US_MIN: u64 = 1_000;
+const GATHER_US_MAX: u64 = 100_000;
 /// Records that match nothing before a follow says how far it is.
 const SKIPPED_SILENTLY_MAX: u64 = 10_000;
 
@@ -135,8 +136,8 @@ impl Followers {
     /// How long a woken follow lets more arrive before it reads: all together read some two thousand times a second, however many they
     /// are and however often a job writes.
     fn patience(&self) -> Duration {
-        let each = self.count.load(Ordering::Relaxed) as u64 / 8 + 1;
-        Duration::from_millis((GATHER_MS * each).min(GATHER_MS_MAX))
+        let micros = self.count.load(Ordering::Relaxed) as u64 * GATHER_US_EACH;
+        Duration::from_micros(micros.clamp(GATHER_US_MIN, GATHER_US_MAX))
     }
 }
 

@@ -1,6 +1,6 @@
 //! How messages become bytes of a gRPC stream, and back.
 //!
-//! Owns: that each is written and read as one piece, which is a third of the work of writing it field by field into a growing buffer.
+//! Owns: that each is written and read as one piece, which is about half the work of doing it field by field in a buffer that grows.
 //! Must not know: which message.
 
 use std::marker::PhantomData;

@@ -2,8 +2,8 @@
 //!
 //! Owns: its wire form, which is that of `ledger.proto`. Must not know: where records come from.
 //!
-//! A page has a thousand records and a follower takes hundreds of pages a second: as one object each, with a copy of the job's id, they
-//! cost three times as much as their bytes.
+//! A page has a thousand records and a follower takes hundreds of pages a second: as an object each, with a copy of the job's id and a
+//! length that is counted twice, they were the larger part of what a follow costs.
 
 use bytes::{Buf, BufMut, Bytes};
 use prost::DecodeError;

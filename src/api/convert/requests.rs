@@ -184,7 +184,8 @@ fn new_record(at: usize, record: pb::LogRecord) -> Result<NewRecord, Refusal> {
     };
     Ok(match chunk {
         None => NewRecord::Line(label),
-        Some(chunk) => NewRecord::Chunk { stream, label, chunk },
+        // A copy: it may wait for the disk, and a slice would keep the whole request with it.
+        Some(chunk) => NewRecord::Chunk { stream, label, chunk: bytes::Bytes::copy_from_slice(&chunk) },
     })
 }
 
