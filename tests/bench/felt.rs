@@ -19,8 +19,9 @@ use crate::server::{Server, scratch};
 const LINES_PER_WRITE: usize = 50;
 /// Lines the follower must have behind the filler.
 const FILL: u64 = 20_000;
-/// Lines of one burst.
+/// Lines of one burst to one job, and to many.
 const BURST: u64 = 200_000;
+const BURST_OF_MANY: u64 = 500_000;
 
 #[derive(Default)]
 struct Load {
@@ -29,16 +30,37 @@ struct Load {
     is_on: AtomicBool,
 }
 
-/// A table of what they feel at each of these rates, lines a second; 0: bursts of 200,000 lines as fast as the daemon takes them, with `between_bursts` of silence.
-pub fn run(rates: &[u64], length: Duration, between_bursts: Duration) {
+/// How the writer goes about it.
+#[derive(Clone, Copy)]
+struct Pace {
+    /// Lines; 0: bursts, as fast as the daemon takes them.
+    per_second: u64,
+    between_bursts: Duration,
+    /// The lines are of these in turns. Only the first is looked at.
+    jobs: u64,
+}
+
+impl Pace {
+    fn burst(&self) -> u64 {
+        if self.jobs > 1 { BURST_OF_MANY } else { BURST }
+    }
+}
+
+/// A table of what they feel at each of these rates, lines a second; 0: bursts as fast as the daemon takes them, with `between_bursts` of silence.
+pub fn run(rates: &[u64], length: Duration, between_bursts: Duration, jobs: u64) {
     println!("{:<44} {:>9} {:>9} {:>9} {:>8}", "while a job writes (ms)", "p50", "p99", "max", "samples");
     for rate in rates {
         let dir = scratch("felt");
         let server = Server::start(&dir, false);
         let raw = rivals::raw_syncs(&scratch("raw"), Duration::from_secs(1));
-        let name = if *rate == 0 { "bursts of 200,000 lines".to_owned() } else { format!("{rate} lines/s") };
-        println!("{name} (fdatasync of 512 B appended: {raw:.0}/s)");
-        for (what, mut times) in measure(&server, *rate, length, between_bursts) {
+        let pace = Pace { per_second: *rate, between_bursts, jobs: jobs.max(1) };
+        let name = match rate {
+            0 => format!("bursts of {} lines, {} jobs", pace.burst(), pace.jobs),
+            _ => format!("{rate} lines/s, {} jobs", pace.jobs),
+        };
+        let late = rivals::late_wakes(Duration::from_secs(2));
+        println!("{name} (fdatasync of 512 B appended: {raw:.0}/s; a sleeping thread wakes late by {late:.2} ms, p99)");
+        for (what, mut times) in measure(&server, pace, length) {
             times.sort_by(f64::total_cmp);
             let at = |q: f64| times.get(((times.len().max(1) - 1) as f64 * q) as usize).copied().unwrap_or(0.0);
             println!("  {what:<42} {:>9.2} {:>9.2} {:>9.2} {:>8}", at(0.5), at(0.99), at(1.0), times.len());
@@ -47,18 +69,13 @@ pub fn run(rates: &[u64], length: Duration, between_bursts: Duration) {
 }
 
 /// Milliseconds by what was asked. Writer, follower and asker have a thread and a connection each.
-fn measure(
-    server: &Server,
-    per_second: u64,
-    length: Duration,
-    between_bursts: Duration,
-) -> Vec<(&'static str, Vec<f64>)> {
+fn measure(server: &Server, pace: Pace, length: Duration) -> Vec<(&'static str, Vec<f64>)> {
     let begun = Instant::now();
     let load = Load::default();
     let (mut follows, mut tails, mut states) = (Vec::new(), Vec::new(), Vec::new());
     let filled = std::sync::Barrier::new(3);
     std::thread::scope(|scope| {
-        let writing = scope.spawn(|| on_a_thread(write(server, begun, (per_second, between_bursts), &load, &filled)));
+        let writing = scope.spawn(|| on_a_thread(write(server, begun, pace, &load, &filled)));
         let following = scope.spawn(|| on_a_thread(follow(server, begun, &load.stop, &filled)));
         on_a_thread(async {
             filled.wait();
@@ -131,28 +148,26 @@ async fn follow(server: &Server, begun: Instant, stop: &AtomicBool, filled: &std
 }
 
 /// Sends frames that were built beforehand, as the writer does; only the time stamps are put in as they go.
-async fn write(
-    server: &Server,
-    begun: Instant,
-    (per_second, between_bursts): (u64, Duration),
-    load: &Load,
-    filled: &std::sync::Barrier,
-) -> u64 {
-    let (client, job) = (connect(server).await, output::name(0));
+async fn write(server: &Server, begun: Instant, pace: Pace, load: &Load, filled: &std::sync::Barrier) -> u64 {
+    let client = connect(server).await;
     let mut to = UnixStream::connect(output::socket(server)).await.expect("the socket accepts");
     let mut corpus = Corpus::new(7);
-    let mut frames: Vec<Frame> = (0..BURST).map(|sequence| Frame::new(&job, sequence, &corpus.line())).collect();
-    let mut sent = 0;
-    let fill = send(&mut to, frames.get_mut(..FILL as usize).expect("a burst is more"), begun);
-    sent += fill.await;
-    arrived(&client, sent).await;
+    let jobs: Vec<String> = (0..pace.jobs).map(|job| output::name(job as usize)).collect();
+    let mut frames = |count: u64, jobs: &[String]| -> Vec<Frame> {
+        let of = |at: u64| Frame::new(&jobs[at as usize % jobs.len()], at / jobs.len() as u64, &corpus.line());
+        (0..count).map(of).collect()
+    };
+    let mut fill = frames(FILL, &jobs[..1]);
+    let mut burst = frames(pace.burst(), &jobs);
+    let mut sent = send(&mut to, &mut fill, begun).await;
+    arrived(&client, &jobs[0], sent).await;
     filled.wait();
-    let mut due = Instant::now();
+    let (mut due, mut bursts) = (Instant::now(), 0);
     while !load.stop.load(Ordering::Relaxed) {
         load.is_on.store(true, Ordering::Relaxed);
-        for frames in frames.chunks_mut(LINES_PER_WRITE) {
+        for frames in burst.chunks_mut(LINES_PER_WRITE) {
             sent += send(&mut to, frames, begun).await;
-            if let Some(wait) = (LINES_PER_WRITE as u64 * 1_000_000_000).checked_div(per_second) {
+            if let Some(wait) = (LINES_PER_WRITE as u64 * 1_000_000_000).checked_div(pace.per_second) {
                 due += Duration::from_nanos(wait);
                 tokio::time::sleep_until(due.into()).await;
                 if load.stop.load(Ordering::Relaxed) {
@@ -160,17 +175,19 @@ async fn write(
                 }
             }
         }
-        if per_second == 0 {
-            arrived(&client, sent).await;
+        bursts += 1;
+        if pace.per_second == 0 {
+            let fill = if pace.jobs == 1 { FILL } else { 0 };
+            arrived(&client, &jobs[jobs.len() - 1], fill + bursts * pace.burst() / pace.jobs).await;
             load.is_on.store(false, Ordering::Relaxed);
-            tokio::time::sleep(between_bursts).await;
+            tokio::time::sleep(pace.between_bursts).await;
         }
     }
     sent - FILL
 }
 
-async fn arrived(client: &Client, lines: u64) {
-    while client.get_job(output::get(&output::name(0))).await.map_or(0, |job| job.log_count) < lines {
+async fn arrived(client: &Client, job: &str, lines: u64) {
+    while client.get_job(output::get(job)).await.map_or(0, |job| job.log_count) < lines {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -39,7 +39,7 @@ bench enqueue [--rounds N] [--seconds N]
       urls [--rounds N] [--rclone PATH] [--files N] [--stores null,s3s-fs] [--sizes 0,1,2]
       big [--objects N] [--size 2GiB]
       output [--rounds N]
-      felt [--rates 20000,100000,0] [--seconds N] [--between-ms N]
+      felt [--rates 20000,100000,0] [--seconds N] [--between-ms N] [--jobs N]
       search [--size 5GiB] [--jobs N]";
 
 /// `100`, `64KiB`, `10MiB`, `2GiB`.
@@ -89,7 +89,7 @@ fn main() -> ExitCode {
             let rates = text("--rates").unwrap_or_else(|| "20000,100000,0".to_owned());
             let rates: Vec<u64> = rates.split(',').filter_map(|rate| rate.parse().ok()).collect();
             let (seconds, between) = (number("--seconds", 8), number("--between-ms", 300));
-            felt::run(&rates, Duration::from_secs(seconds), Duration::from_millis(between));
+            felt::run(&rates, Duration::from_secs(seconds), Duration::from_millis(between), number("--jobs", 1));
         }
         Some("search") => search::run(number("--size", 5 << 30), number("--jobs", 1_000) as usize),
         Some(verb) if stubs::serve(verb) => {}

@@ -1,4 +1,4 @@
-//! What stands beside our figures: Redis with `appendfsync always`, and the disk itself.
+//! What stands beside our figures: Redis with `appendfsync always`, the disk and the machine themselves.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
@@ -63,4 +63,17 @@ pub fn raw_syncs(dir: &Path, length: Duration) -> f64 {
     }
     let _ = std::fs::remove_file(path);
     count as f64 / begun.elapsed().as_secs_f64()
+}
+
+/// How much later than asked a thread wakes that sleeps a millisecond, by the p99, ms: what the machine itself adds to a wait.
+pub fn late_wakes(length: Duration) -> f64 {
+    const SLEEP: Duration = Duration::from_millis(1);
+    let (begun, mut late) = (Instant::now(), Vec::new());
+    while begun.elapsed() < length {
+        let asleep = Instant::now();
+        std::thread::sleep(SLEEP);
+        late.push(asleep.elapsed().saturating_sub(SLEEP).as_secs_f64() * 1e3);
+    }
+    late.sort_by(f64::total_cmp);
+    late.get(late.len() * 99 / 100).copied().unwrap_or(0.0)
 }
