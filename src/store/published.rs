@@ -165,6 +165,11 @@ impl Published {
         (free < wanted).then_some((free, wanted))
     }
 
+    pub fn is_any_watched(&self, mut ids: impl Iterator<Item = JobId>) -> bool {
+        let jobs = lock(&self.jobs);
+        !jobs.is_empty() && ids.any(|id| jobs.contains_key(&id))
+    }
+
     /// Wakes when the job changes. The entry goes with its last watcher.
     pub fn watch_job(self: &Arc<Self>, id: JobId) -> JobWatch {
         let receiver = lock(&self.jobs).entry(id).or_insert_with(|| watch::Sender::new(0)).subscribe();

@@ -180,6 +180,11 @@ impl Reader {
         self.published.short_of_output_room()
     }
 
+    /// Whether anybody waits for changes of one of these jobs.
+    pub fn is_any_watched(&self, ids: impl Iterator<Item = JobId>) -> bool {
+        self.published.is_any_watched(ids)
+    }
+
     pub fn watch_job(&self, id: JobId) -> JobWatch {
         self.published.watch_job(id)
     }

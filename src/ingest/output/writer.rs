@@ -19,6 +19,10 @@ use crate::store::{NamedJob, OutputBatch, Reader, Store};
 
 /// A batch of few jobs, some 1,200 lines: on disk in some milliseconds.
 pub(super) const BATCH_BYTES: usize = 256 << 10;
+/// The same while somebody follows one of them: a line is shown three to four batches later.
+const FOLLOWED_BYTES: usize = 128 << 10;
+/// However many jobs share it, while somebody follows one of them.
+const FOLLOWED_BYTES_MAX: usize = 1 << 20;
 /// Microseconds that may take. On a slower disk batches are as many times larger, so that its syncs are paid for.
 const COMMIT_US: u64 = 2_500;
 /// A batch of many jobs has this much of each, as far as it may: the rows of a job are paid for once.
@@ -105,9 +109,11 @@ impl OutputWriter {
             };
             let Some(items) = taken else { break };
             let batch = group(items);
-            self.batch_bytes = batch_bytes(batch.parts.len(), self.commit_us.load(Ordering::Relaxed));
-            self.spool.set_enough(self.batch_bytes);
+            let jobs = batch.parts.len();
             let Some((shares, kept, batch)) = self.shares(batch).await else { continue };
+            let is_followed = self.reader.is_any_watched(shares.iter().map(|share| share.job));
+            self.batch_bytes = batch_bytes(jobs, self.commit_us.load(Ordering::Relaxed), is_followed);
+            self.spool.set_enough(self.batch_bytes);
             let packed = self.pack(Arc::clone(&shares)).await;
             if let Some(flight) = flight.take() {
                 self.land_in_turn(flight).await;
@@ -355,9 +361,11 @@ impl OutputWriter {
 }
 
 /// So many bytes of each job, and of all of them what a disk takes at once.
-fn batch_bytes(jobs: usize, commit_us: u64) -> usize {
+fn batch_bytes(jobs: usize, commit_us: u64, is_followed: bool) -> usize {
     let slowness = usize::try_from(commit_us / COMMIT_US).unwrap_or(usize::MAX).max(1);
-    BATCH_BYTES.saturating_mul(slowness).max(jobs.saturating_mul(JOB_BYTES)).min(BATCH_BYTES_MAX)
+    let (few, many) = if is_followed { (FOLLOWED_BYTES, FOLLOWED_BYTES_MAX) } else { (BATCH_BYTES, BATCH_BYTES_MAX) };
+    let of_jobs = jobs.saturating_mul(JOB_BYTES).min(many);
+    few.saturating_mul(slowness).max(of_jobs).min(BATCH_BYTES_MAX)
 }
 
 async fn pause(wait: &mut Duration) {
@@ -385,9 +393,17 @@ mod tests {
 
     #[test]
     fn batches_are_small_where_the_disk_is_fast_and_grow_with_jobs_and_slow_syncs() {
-        assert_eq!(batch_bytes(1, 300), BATCH_BYTES);
-        assert_eq!(batch_bytes(1, 10 * COMMIT_US), 10 * BATCH_BYTES);
-        assert_eq!(batch_bytes(100, 300), 100 * JOB_BYTES);
-        assert_eq!(batch_bytes(100_000, u64::MAX), BATCH_BYTES_MAX);
+        assert_eq!(batch_bytes(1, 300, false), BATCH_BYTES);
+        assert_eq!(batch_bytes(1, 10 * COMMIT_US, false), 10 * BATCH_BYTES);
+        assert_eq!(batch_bytes(100, 300, false), 100 * JOB_BYTES);
+        assert_eq!(batch_bytes(100_000, u64::MAX, false), BATCH_BYTES_MAX);
+    }
+
+    #[test]
+    fn who_follows_a_job_does_not_wait_for_the_large_batches_of_many() {
+        assert_eq!(batch_bytes(1, 300, true), FOLLOWED_BYTES);
+        assert_eq!(batch_bytes(500, 300, true), FOLLOWED_BYTES_MAX);
+        // A slow disk must be paid for all the same.
+        assert_eq!(batch_bytes(500, 100 * COMMIT_US, true), BATCH_BYTES_MAX);
     }
 }
