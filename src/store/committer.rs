@@ -14,6 +14,7 @@ use std::time::Duration;
 use super::keys::{self, Family, Space};
 use super::mark::{Mark, MarkFile};
 use super::output::Tails;
+use super::recent::Recent;
 use super::records::{CountersRow, MarkRow, QueueRow};
 use super::spaces::Spaces;
 use super::tally::Tally;
@@ -92,6 +93,7 @@ pub struct Core {
     pub published: Arc<Published>,
     pub metrics: Metrics,
     pub tails: Arc<Tails>,
+    pub recent: Recent,
 }
 
 /// Where scans of the queue's consumed families begin, so that boot does not walk over tombstones.
@@ -241,7 +243,7 @@ impl Core {
     }
 
     fn apply(&mut self, group: &mut [Box<dyn Verb>]) -> Result<(), String> {
-        let mut tx = Tx::new(&self.spaces, self.tally);
+        let mut tx = Tx::new(&self.spaces, &self.recent, self.tally);
         for verb in group.iter_mut() {
             verb.apply(&mut tx);
         }
@@ -301,6 +303,7 @@ impl Core {
         }
         self.published.note_ready(&tx.readied);
         self.published.publish(sequence, self.tally, tx.controls.take(), &tx.touched, tx.queue_moved);
+        self.recent.note(&changes);
         Ok(())
     }
 

@@ -28,6 +28,7 @@ mod queue;
 #[cfg(test)]
 mod queue_test;
 mod reader;
+mod recent;
 mod records;
 mod report;
 mod salvage;

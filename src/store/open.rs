@@ -23,6 +23,7 @@ use super::mark::{Mark, MarkFile};
 use super::output::{self, Tails};
 use super::published::Published;
 use super::reader::Reader;
+use super::recent::Recent;
 use super::records::{self, ControlsRow, MarkRow};
 use super::sealer::Sealer;
 use super::spaces::Spaces;
@@ -144,6 +145,7 @@ pub fn open(dir: &Path, options: &Options, metrics: Metrics) -> Result<Opened, O
         published: Arc::clone(&published),
         metrics,
         tails: Arc::clone(&tails),
+        recent: Recent::default(),
     });
     let sealer = Sealer {
         spaces: spaces.clone(),

@@ -300,3 +300,38 @@ fn a_foreign_or_half_gone_directory_is_refused_with_its_path() {
     std::fs::remove_file(dir.path().join("mark")).unwrap();
     assert!(refused(dir.path()).contains("mark"));
 }
+
+#[tokio::test]
+async fn pages_leave_no_job_out_however_jobs_are_spread_over_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = reopen(dir.path());
+    let (mut jobs, mut ms) = (Vec::new(), 1_000);
+    for n in 0..600u64 {
+        // A burst, a steady while, a silent day.
+        ms += [0, 7, 86_400_000][[60, 96].iter().filter(|until| n % 97 >= **until).count()];
+        let mut id = *JobId::first_at_ms(ms).as_bytes();
+        id[8..].copy_from_slice(&n.to_be_bytes());
+        jobs.push(NamedJob {
+            name: JobName::parse(&format!("job-{n}")).unwrap(),
+            id: JobId::from_bytes(id),
+            job_type: JobType::default(),
+            tenant: Tenant::default(),
+            now_ms: ms,
+        });
+    }
+    let ids = opened.store.open_named(jobs).await.unwrap();
+    for size in [1, 3, 100, 7, 599, 600, 1_000, 61, 2] {
+        for floor in [0, 450] {
+            let (mut before, mut seen) = (JobId::MAX, Vec::new());
+            loop {
+                let page = opened.reader.jobs_before(before, ids[floor], size).unwrap();
+                seen.extend(page.iter().map(|job| job.id));
+                match page.last() {
+                    Some(oldest) if page.len() == size => before = oldest.id,
+                    _ => break,
+                }
+            }
+            assert!(seen.iter().rev().eq(&ids[floor..]), "pages of {size} down to {floor}: {} jobs", seen.len());
+        }
+    }
+}

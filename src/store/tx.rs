@@ -11,6 +11,7 @@ use prost::Message;
 use super::TenantKey;
 use super::keys::{self, Family, Key};
 use super::output::Committed;
+use super::recent::Recent;
 use super::records::{self, JobRow, LogRow, TaskRow};
 use super::spaces::Spaces;
 use super::tally::Tally;
@@ -21,6 +22,7 @@ pub type Rows = Vec<(Vec<u8>, Vec<u8>)>;
 
 pub struct Tx<'a> {
     spaces: &'a Spaces,
+    recent: &'a Recent,
     overlay: BTreeMap<Key, Option<Vec<u8>>>,
     /// What the running verb replaced, for undo.
     undo: Vec<(Key, Option<Option<Vec<u8>>>)>,
@@ -47,9 +49,10 @@ pub struct Tx<'a> {
 }
 
 impl<'a> Tx<'a> {
-    pub fn new(spaces: &'a Spaces, tally: Tally) -> Self {
+    pub fn new(spaces: &'a Spaces, recent: &'a Recent, tally: Tally) -> Self {
         Self {
             spaces,
+            recent,
             overlay: BTreeMap::new(),
             undo: Vec::new(),
             tally,
@@ -94,10 +97,13 @@ impl<'a> Tx<'a> {
     }
 
     pub fn get(&self, key: &Key) -> Result<Option<Vec<u8>>, Refusal> {
-        match self.overlay.get(key) {
-            Some(value) => Ok(value.clone()),
-            None => Ok(self.spaces.get(key)?.map(|value| value.to_vec())),
+        if let Some(value) = self.overlay.get(key) {
+            return Ok(value.clone());
         }
+        if let Some(value) = self.recent.get(key) {
+            return Ok(Some(value.clone()));
+        }
+        Ok(self.spaces.get(key)?.map(|value| value.to_vec()))
     }
 
     pub fn put(&mut self, key: Key, value: Vec<u8>) {
