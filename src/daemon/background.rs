@@ -12,24 +12,27 @@ use crate::store::stand_back;
 /// gets.
 const NICE: i32 = 5;
 
-/// A runtime of such threads. Dropped, it ends without waiting for what still blocks.
-pub struct Background(Option<Runtime>);
+/// A runtime of such threads. Dropped, also within another runtime, it ends without waiting for what still blocks.
+pub struct Background {
+    handle: Handle,
+    runtime: Option<Runtime>,
+}
 
 impl Background {
     pub fn start() -> io::Result<Self> {
         let mut runtime = Builder::new_multi_thread();
         let runtime = runtime.enable_all().thread_name("background").on_thread_start(|| stand_back(NICE));
-        runtime.build().map(|runtime| Self(Some(runtime)))
+        runtime.build().map(|runtime| Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
     }
 
-    pub fn handle(&self) -> Option<&Handle> {
-        self.0.as_ref().map(Runtime::handle)
+    pub fn handle(&self) -> &Handle {
+        &self.handle
     }
 }
 
 impl Drop for Background {
     fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
+        if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
     }
@@ -43,7 +46,7 @@ mod tests {
     fn a_busy_machine_answers_before_it_takes_more_output_in() {
         let mine = rustix::process::nice(0).unwrap();
         let background = Background::start().unwrap();
-        let theirs = background.handle().unwrap().spawn(async { rustix::process::nice(0).unwrap() });
+        let theirs = background.handle().spawn(async { rustix::process::nice(0).unwrap() });
         let theirs = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(theirs).unwrap();
         assert_eq!(theirs, (mine + NICE).min(19));
         assert_eq!(rustix::process::nice(0).unwrap(), mine, "this thread stays where it was");

@@ -38,11 +38,10 @@ impl Tasks {
 
     pub fn spawn_on<T: Send + 'static>(
         &mut self,
-        threads: Option<&Handle>,
+        threads: &Handle,
         name: &'static str,
         task: impl Future<Output = T> + Send + 'static,
     ) {
-        let Some(threads) = threads else { return self.spawn(name, task) };
         let handle = self.set.spawn_on(
             async move {
                 task.await;
