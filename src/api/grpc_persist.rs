@@ -245,9 +245,15 @@ impl Door {
         let metrics = &self.api.metrics;
         let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         let (received, written) = (number(metrics.persist_received.get()), number(metrics.persist_written.get()));
+        let lost = |reason| metrics.persist_refused.with_label_values(&[reason]).get();
+        let write_errors = number(lost("job").saturating_add(lost("store")));
         self.read(move |ledger| {
-            let mut stats =
-                pp::GetStatsResponse { messages_received: received, messages_written: written, ..Default::default() };
+            let mut stats = pp::GetStatsResponse {
+                messages_received: received,
+                messages_written: written,
+                write_errors,
+                ..Default::default()
+            };
             ledger.output_jobs(|job| {
                 let info = convert::job_info(&job);
                 stats.total_jobs += 1;
@@ -267,7 +273,7 @@ impl Door {
         Ok(pp::CleanupResponse {
             jobs_deleted: i32::try_from(jobs).unwrap_or(i32::MAX),
             bytes_freed: i64::try_from(report.reclaimed_bytes).unwrap_or(i64::MAX),
-            deleted_job_ids: Vec::new(),
+            deleted_job_ids: report.jobs,
         })
     }
 

@@ -106,8 +106,15 @@ pub struct Cleanup {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CleanupReport {
     pub deleted: BTreeMap<CleanupKind, u64>,
+    /// The jobs that were deleted, as clients know them; the first [`Self::JOBS_MAX`].
+    pub jobs: Vec<String>,
     pub reclaimed_bytes: u64,
     pub more: bool,
+}
+
+impl CleanupReport {
+    /// Names of up to 128 bytes: some 1.3 MB, well within a message.
+    pub const JOBS_MAX: usize = 10_000;
 }
 
 /// The durable switches.

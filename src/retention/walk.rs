@@ -110,6 +110,14 @@ pub struct Walk {
 struct Item {
     prune: Prune,
     count: u64,
+    /// The job that goes whole, and what clients call it.
+    job: Option<(JobId, String)>,
+}
+
+impl Item {
+    fn new(prune: Prune, count: u64) -> Self {
+        Self { prune, count, job: None }
+    }
 }
 
 impl Walk {
@@ -216,7 +224,7 @@ impl Walk {
                     break;
                 }
                 self.report.reclaimed_bytes += policy::FAILURE_BYTES;
-                items.push(Item { prune: Prune::FailureRow(*id), count: 1 });
+                items.push(Item::new(Prune::FailureRow(*id), 1));
             }
             self.cursors.failures = Some(*id);
         }
@@ -248,7 +256,7 @@ impl Walk {
                 }
                 excess = excess.saturating_sub(bytes);
                 self.report.reclaimed_bytes += bytes;
-                items.push(Item { prune: Prune::DeadLetter(letter.id), count: 1 });
+                items.push(Item::new(Prune::DeadLetter(letter.id), 1));
             }
             self.cursors.letters = Some(letter.id);
         }
@@ -402,7 +410,7 @@ impl Walk {
         let bytes = output::weigh(world, job, self.order.rows).await?;
         self.ledger_excess = self.ledger_excess.saturating_sub(bytes);
         self.report.reclaimed_bytes += bytes;
-        Ok(Some(Item { prune: Prune::Job(job.id), count: 1 }))
+        Ok(Some(Item { job: Some((job.id, job.public_id())), ..Item::new(Prune::Job(job.id), 1) }))
     }
 
     fn key<W: World>(&mut self, world: &W, job: &Job) -> Result<Option<Item>, Refusal> {
@@ -410,7 +418,7 @@ impl Walk {
             return Ok(None);
         }
         self.report.reclaimed_bytes += policy::KEY_BYTES;
-        Ok(Some(Item { prune: Prune::Idempotency(job.id), count: 1 }))
+        Ok(Some(Item::new(Prune::Idempotency(job.id), 1)))
     }
 
     fn count(&mut self, kind: CleanupKind, count: u64) {
@@ -421,7 +429,8 @@ impl Walk {
     async fn commit<W: World>(&mut self, world: &W, kind: CleanupKind, items: Vec<Item>) -> Result<(), Refusal> {
         let mut items = items.into_iter().peekable();
         while items.peek().is_some() {
-            let group: Vec<Item> = items.by_ref().take(ITEMS_MAX).collect();
+            let mut group: Vec<Item> = items.by_ref().take(ITEMS_MAX).collect();
+            let jobs: Vec<(JobId, String)> = group.iter_mut().filter_map(|item| item.job.take()).collect();
             let deleted = if self.order.dry_run {
                 group.iter().map(|item| item.count).sum()
             } else {
@@ -429,6 +438,12 @@ impl Walk {
                 world.prune(group.into_iter().map(|item| item.prune).collect()).await?
             };
             self.count(kind, deleted);
+            for (id, job) in jobs {
+                if self.report.jobs.len() < CleanupReport::JOBS_MAX && (self.order.dry_run || world.job(id)?.is_none())
+                {
+                    self.report.jobs.push(job);
+                }
+            }
         }
         Ok(())
     }

@@ -127,7 +127,7 @@ impl Walk {
             self.stop();
         }
         let prune = Prune::Output { job: job.id, kind, until: run.until };
-        Ok((count > 0).then_some((Item { prune, count }, run.bytes)))
+        Ok((count > 0).then_some((Item::new(prune, count), run.bytes)))
     }
 }
 

@@ -1,5 +1,7 @@
 //! Cleanups of random worlds.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -134,6 +136,8 @@ proptest! {
 
         // What is reported is what is gone.
         let after = fake.state().clone();
+        let went = before.jobs.values().filter(|job| !after.jobs.contains_key(&job.id)).map(Job::public_id);
+        prop_assert_eq!(real.jobs.iter().cloned().collect::<BTreeSet<_>>(), went.collect::<BTreeSet<_>>());
         let gone = |kind| real.deleted.get(&kind).copied().unwrap_or(0);
         prop_assert_eq!(gone(CleanupKind::Jobs), (before.jobs.len() - after.jobs.len()) as u64);
         prop_assert_eq!(gone(CleanupKind::Dlq), (before.letters.len() - after.letters.len()) as u64);
