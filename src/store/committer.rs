@@ -93,7 +93,7 @@ pub struct Core {
     pub published: Arc<Published>,
     pub metrics: Metrics,
     pub tails: Arc<Tails>,
-    pub recent: Recent,
+    pub recent: Arc<Recent>,
 }
 
 /// Where scans of the queue's consumed families begin, so that boot does not walk over tombstones.
@@ -301,9 +301,9 @@ impl Core {
         for (job, which) in tx.forgotten.drain(..) {
             self.tails.forget(job, which);
         }
+        self.recent.note(&changes);
         self.published.note_ready(&tx.readied);
         self.published.publish(sequence, self.tally, tx.controls.take(), &tx.touched, tx.queue_moved);
-        self.recent.note(&changes);
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! The mark: a small file outside the database that knows the highest group ever acknowledged.
 //!
 //! Owns: two checksummed slots written in turn. A group's mark is written after the group's sync and before its answers leave, so
-//! the mark is never ahead of the truth; a kill loses none of it. It is itself synced every few milliseconds, not each
+//! the mark is never ahead of the truth; a kill loses none of it. It is itself synced every 50 ms, not each
 //! time: after a power cut it may be a little behind, which weakens the check and never invents a loss.
 //! Must not know: what a group holds, how the database is opened.
 

@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use super::keys::{Family, Fields, Key, Space};
 use super::output::Tails;
 use super::published::{JobWatch, Published};
+use super::recent::Recent;
 use super::records::{self, damaged};
 use super::spaces::Spaces;
 use super::{QueueKey, TenantKey, UploadRecord};
@@ -37,6 +38,7 @@ pub struct Reader {
     /// By class: at boot no ready entry stood below.
     ready_floor: [u64; 3],
     pub(super) tails: Arc<Tails>,
+    recent: Arc<Recent>,
 }
 
 /// What dispatch needs of a job to run its tasks.
@@ -114,8 +116,14 @@ pub struct Sizes {
 }
 
 impl Reader {
-    pub(super) fn new(spaces: Spaces, published: Arc<Published>, ready_floor: [u64; 3], tails: Arc<Tails>) -> Self {
-        Self { spaces, published, ready_floor, tails }
+    pub(super) fn new(
+        spaces: Spaces,
+        published: Arc<Published>,
+        ready_floor: [u64; 3],
+        tails: Arc<Tails>,
+        recent: Arc<Recent>,
+    ) -> Self {
+        Self { spaces, published, ready_floor, tails, recent }
     }
 
     fn row<M: Message + Default>(&self, family: Family, key: &Key) -> Result<Option<M>, Refusal> {

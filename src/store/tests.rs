@@ -304,9 +304,10 @@ fn a_foreign_or_half_gone_directory_is_refused_with_its_path() {
 #[tokio::test]
 async fn pages_leave_no_job_out_however_jobs_are_spread_over_time() {
     let dir = tempfile::tempdir().unwrap();
-    let opened = reopen(dir.path());
+    let mut opened = reopen(dir.path());
     let (mut jobs, mut ms) = (Vec::new(), 1_000);
-    for n in 0..600u64 {
+    // More than are kept in memory.
+    for n in 0..3_000u64 {
         // A burst, a steady while, a silent day.
         ms += [0, 7, 86_400_000][[60, 96].iter().filter(|until| n % 97 >= **until).count()];
         let mut id = *JobId::first_at_ms(ms).as_bytes();
@@ -319,9 +320,12 @@ async fn pages_leave_no_job_out_however_jobs_are_spread_over_time() {
             now_ms: ms,
         });
     }
-    let ids = opened.store.open_named(jobs).await.unwrap();
-    for size in [1, 3, 100, 7, 599, 600, 1_000, 61, 2] {
-        for floor in [0, 450] {
+    let mut ids = opened.store.open_named(jobs).await.unwrap();
+    for deleted in [0, 1, 700, 1_500, 2_990] {
+        assert_eq!(opened.store.prune(vec![Prune::Named(ids.remove(deleted))]).await.unwrap(), 1);
+    }
+    for size in [1, 100, 7, 599, 600, 1_000, 61] {
+        for floor in [0, 450, 2_950] {
             let (mut before, mut seen) = (JobId::MAX, Vec::new());
             loop {
                 let page = opened.reader.jobs_before(before, ids[floor], size).unwrap();
@@ -332,6 +336,10 @@ async fn pages_leave_no_job_out_however_jobs_are_spread_over_time() {
                 }
             }
             assert!(seen.iter().rev().eq(&ids[floor..]), "pages of {size} down to {floor}: {} jobs", seen.len());
+        }
+        if size == 599 {
+            drop(opened);
+            opened = reopen(dir.path());
         }
     }
 }

@@ -101,7 +101,7 @@ impl<'a> Tx<'a> {
             return Ok(value.clone());
         }
         if let Some(value) = self.recent.get(key) {
-            return Ok(Some(value.clone()));
+            return Ok(Some(value));
         }
         Ok(self.spaces.get(key)?.map(|value| value.to_vec()))
     }

@@ -20,13 +20,14 @@ fn spread(mut figures: Vec<f64>) -> String {
     format!("{:>9.0} {:>9.0} {:>9.0}", at(0), at(figures.len() / 2), at(figures.len().saturating_sub(1)))
 }
 
-pub fn run(rounds: u64, seconds: u64) {
+/// `shapes`: how many of the shapes, from the first.
+pub fn run(rounds: u64, seconds: u64, shapes: usize) {
     let length = Duration::from_secs(seconds);
     let mut raw = Vec::new();
     let mut ours = vec![Vec::new(); SHAPES.len()];
     let mut redis_figures = vec![Vec::new(); SHAPES.len()];
     for round in 0..rounds {
-        for (index, shape) in SHAPES.iter().enumerate() {
+        for (index, shape) in SHAPES.iter().enumerate().take(shapes) {
             let dir = scratch("enqueue");
             raw.push(raw_syncs(&dir, Duration::from_millis(500)));
             if let Some(redis) = Redis::start(&dir)
@@ -56,7 +57,7 @@ pub fn run(rounds: u64, seconds: u64) {
     }
     println!("{:<44} {:>9} {:>9} {:>9}", "", "min", "median", "max");
     println!("{:<44} {}", "fdatasync of 512 B appended, /s", spread(raw));
-    for (index, shape) in SHAPES.iter().enumerate() {
+    for (index, shape) in SHAPES.iter().enumerate().take(shapes) {
         let name = format!("{} connections, {} in flight each", shape.connections, shape.window);
         if shape.resources == 1 {
             println!("{:<44} {}", format!("redis LPUSH 200 B, {name}, /s"), spread(redis_figures[index].clone()));

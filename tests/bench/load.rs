@@ -1,5 +1,7 @@
 //! The load generator: N connections, each with a window of requests in flight, over the native socket.
 
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -7,8 +9,8 @@ use fetchbox::proto::fetchbox::v1::{
     IpcRequest, IpcResponse, Manifest, Resource, SubmitJobRequest, ipc_request, ipc_response, submit_job_request,
 };
 use prost::Message;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 #[derive(Clone, Copy)]
 pub struct Shape {
@@ -76,8 +78,46 @@ pub fn run(socket: &Path, shape: Shape, length: Duration) -> Result {
     })
 }
 
+/// A connection that is woken by answers alone, as redis-benchmark's are: a socket that waits for room to write as well is woken each
+/// time the other side reads, and the other side pays for that.
+struct Connection(AsyncFd<UnixStream>);
+
+impl Connection {
+    #[expect(deprecated, reason = "its successor is an unsafe function; a UnixStream keeps its descriptor")]
+    fn open(socket: &Path) -> std::io::Result<Self> {
+        let stream = UnixStream::connect(socket)?;
+        stream.set_nonblocking(true)?;
+        AsyncFd::with_interest(stream, Interest::READABLE).map(Self)
+    }
+
+    async fn write_all(&self, mut rest: &[u8]) -> std::io::Result<()> {
+        while !rest.is_empty() {
+            match self.0.get_ref().write(rest) {
+                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+                // Rare: a window of requests fits into a socket.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => tokio::task::yield_now().await,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// What is there, at the end of `input`; waits for the first byte.
+    async fn read_some(&self, input: &mut Vec<u8>, room: &mut [u8]) -> std::io::Result<usize> {
+        loop {
+            let mut ready = self.0.readable().await?;
+            if let Ok(read) = ready.try_io(|stream| stream.get_ref().read(room)) {
+                let read = read?;
+                input.extend_from_slice(room.get(..read).unwrap_or_default());
+                return Ok(read);
+            }
+        }
+    }
+}
+
 async fn connection(socket: std::path::PathBuf, shape: Shape, until: Instant) -> Result {
-    let mut stream = UnixStream::connect(socket).await.expect("the socket accepts");
+    let stream = Connection::open(&socket).expect("the socket accepts");
+    let mut room = vec![0; 64 << 10];
     let mut request = request(shape.resources);
     let mut result = Result::default();
     let (mut next_id, mut in_flight) = (1u64, 0usize);
@@ -99,7 +139,7 @@ async fn connection(socket: std::path::PathBuf, shape: Shape, until: Instant) ->
             in_flight += 1;
         }
         stream.write_all(&output).await.expect("the daemon reads");
-        let read = stream.read_buf(&mut input).await.expect("the daemon answers");
+        let read = stream.read_some(&mut input, &mut room).await.expect("the daemon answers");
         assert!(read > 0, "the daemon closed the connection");
         let mut rest = input.as_slice();
         while let Some((head, tail)) = rest.split_first_chunk::<4>() {

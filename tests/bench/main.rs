@@ -33,7 +33,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 const USAGE: &str = "\
-bench enqueue [--rounds N] [--seconds N]
+bench enqueue [--rounds N] [--seconds N] [--shapes N]
       saturate [--seconds N]
       kept [--jobs N] [--rounds N]
       urls [--rounds N] [--rclone PATH] [--files N] [--stores null,s3s-fs] [--sizes 0,1,2]
@@ -68,7 +68,7 @@ fn main() -> ExitCode {
         return ExitCode::from(75);
     }
     match args.first().map(String::as_str) {
-        Some("enqueue") => enqueue::run(number("--rounds", 3), number("--seconds", 4)),
+        Some("enqueue") => enqueue::run(number("--rounds", 9), number("--seconds", 1), number("--shapes", 5) as usize),
         Some("saturate") => enqueue::saturate(number("--seconds", 60)),
         Some("kept") => kept::run(number("--jobs", 1_000_000), number("--rounds", 20)),
         Some("urls") => {

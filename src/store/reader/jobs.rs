@@ -22,10 +22,24 @@ impl Reader {
     /// Up to `rows` jobs with ids below `before` and at or above `floor`, newest first.
     pub fn jobs_before(&self, before: JobId, floor: JobId, rows: usize) -> Result<Vec<Job>, Refusal> {
         let (from, until) = (keys::job(floor).bytes, keys::job(before).bytes);
-        if from >= until {
-            return Ok(Vec::new());
+        let newest = self.recent.newest(&from, &until, rows);
+        let mut jobs = Vec::with_capacity(newest.rows.len());
+        for (key, row) in newest.rows {
+            let row = match row {
+                Some(row) => Some(row.into()),
+                None => self.spaces.get(&key)?,
+            };
+            // None: deleted since.
+            if let Some(row) = row {
+                jobs.push(job_of(Ok((key.bytes.into(), row)))?);
+            }
         }
-        self.spaces.range(Space::Ledger, &from, &until).rev().take(rows).map(job_of).collect()
+        let until = newest.floor.min(until);
+        if jobs.len() < rows && from < until {
+            let older = self.spaces.range(Space::Ledger, &from, &until).rev().take(rows - jobs.len()).map(job_of);
+            jobs.extend(older.collect::<Result<Vec<_>, _>>()?);
+        }
+        Ok(jobs)
     }
 
     /// Up to `rows` jobs with ids above `after`, oldest first.
