@@ -1,12 +1,13 @@
-//! Room for and after journals: batches of output go through them, and after a burst they would stay on the disk for long.
+//! Room for and after journals: a start reads all of them, and after a burst of output they would stay on the disk for long.
 //!
 //! Owns: when memtables are written to tables so that old journal files can go, and when a new file is begun for that.
 //! Must not know: what is in them.
 //!
 //! The database removes a journal file once every keyspace has written what stands in it to tables, and begins a new file when it writes a
-//! table and the present file is beyond 64 MB; there is no other way to make it begin one. So while output goes on, memtables are
-//! written as soon as there is more than one file. When it is quiet, the present file is filled up with rows that mean nothing, if that
-//! gives back enough, and rarely enough that a disk does not notice.
+//! table and the present file is beyond 64 MB; there is no other way to make it begin one. So all memtables are written as soon as there
+//! is more than one file: a keyspace with few rows would hold on to the older ones, and a start would take twice as long. When output was
+//! written and it is quiet, the present file is filled up with rows that mean nothing, if that gives back enough, and rarely enough that
+//! a disk does not notice.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -23,7 +24,7 @@ const WORTH_BYTES: u64 = 2 << 20;
 const QUIET_TURNS: u64 = 3;
 /// Between two fillings: 64 MB in five minutes are 18 GB a day at most, and that only if each five minutes have a burst and a silence.
 const FILL_EVERY_TURNS: u64 = 300;
-/// Between two rounds of writing memtables while output goes on.
+/// Between two rounds of writing memtables while much is written.
 const WRITE_EVERY_TURNS: u64 = 5;
 /// Filled in one turn: they stand in a memtable until it is written.
 const FILL_BYTES: u64 = 16 << 20;
@@ -64,17 +65,16 @@ impl JournalRoom {
         let quiet = tails.bytes() == 0 && sequence == self.sequence;
         self.quiet = if quiet { self.quiet + 1 } else { 0 };
         self.sequence = sequence;
-        // Without output little is journaled that the database does not write to tables soon enough by itself.
-        if self.off || !tails.is_used() || published.fault().is_some() {
+        if self.off || published.fault().is_some() {
             return;
         }
-        if let Err(why) = self.look(spaces, published) {
+        if let Err(why) = self.look(spaces, published, tails) {
             tracing::warn!(%why, "journal files are left to the database");
             self.off = true;
         }
     }
 
-    fn look(&mut self, spaces: &Spaces, published: &Published) -> Result<(), String> {
+    fn look(&mut self, spaces: &Spaces, published: &Published, tails: &Tails) -> Result<(), String> {
         let files = self.files().map_err(|error| format!("{}: {error}", self.database.display()))?;
         if let Some((number, left)) = self.filling {
             if files.newest != number || left == 0 {
@@ -93,7 +93,7 @@ impl JournalRoom {
             return spaces.write_tables();
         }
         let long_ago = self.filled_at.is_none_or(|at| self.turn - at >= FILL_EVERY_TURNS);
-        let worth = files.count == 1 && files.newest_bytes >= WORTH_BYTES;
+        let worth = tails.is_used() && files.count == 1 && files.newest_bytes >= WORTH_BYTES;
         if worth && long_ago && self.quiet >= QUIET_TURNS && published.short_of_room().is_none() {
             self.filled_at = Some(self.turn);
             let missing = FILE_BYTES.saturating_sub(files.newest_bytes) + FILL_STEP_BYTES as u64;

@@ -108,6 +108,9 @@ impl Connection {
             let mut ready = self.0.readable().await?;
             if let Ok(read) = ready.try_io(|stream| stream.get_ref().read(room)) {
                 let read = read?;
+                if read < room.len() {
+                    ready.clear_ready();
+                }
                 input.extend_from_slice(room.get(..read).unwrap_or_default());
                 return Ok(read);
             }
