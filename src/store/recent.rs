@@ -6,16 +6,17 @@
 //! looking them up in tables, a line is shown a tenth earlier.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound::{Excluded, Included};
 use std::sync::{PoisonError, RwLock};
 
 use super::keys::{self, Family, Key};
 
 /// Newest jobs kept: two pages of the largest size.
 pub const NEWEST_MAX: usize = 2_048;
-/// Rows lately written of one generation; two are kept. With the newest some 6 MB at most.
+/// Rows lately written of one generation; two are kept. With the newest some 12 MB at most, rather 3.
 const LATELY_MAX: usize = 2_048;
-/// A larger row is not kept: it has a manifest inside.
-const ROW_BYTES_MAX: usize = 1 << 10;
+/// A larger row is not kept: one whose last errors say much. Its manifest has a row of its own from 1 KiB on.
+const ROW_BYTES_MAX: usize = 2 << 10;
 
 /// Shared by the committer, which changes it after each group, and readers.
 pub struct Recent(RwLock<Rows>);
@@ -29,10 +30,10 @@ struct Rows {
     old: HashMap<Vec<u8>, Vec<u8>>,
 }
 
-/// The newest jobs' part of a range.
+/// The part of a range that stands in memory.
 pub struct Newest {
-    /// Keys and rows, the newest first. None: to be read.
-    pub rows: Vec<(Key, Option<Vec<u8>>)>,
+    /// Keys and rows, the newest first.
+    pub rows: Vec<(Vec<u8>, Vec<u8>)>,
     /// What stands below this key was not looked at.
     pub floor: Vec<u8>,
 }
@@ -66,16 +67,23 @@ impl Recent {
         rows.newest.get(key).map_or_else(lately, Option::as_ref).cloned()
     }
 
-    /// Up to `rows` of the newest jobs in `from..until`.
+    /// Up to `rows` of the newest jobs in `from..until`: down to the first whose row is not kept.
     pub fn newest(&self, from: &[u8], until: &[u8], rows: usize) -> Newest {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let mut newest = Newest { rows: Vec::new(), floor: known.floor.clone() };
         let from = known.floor.as_slice().max(from);
-        let range = (from < until).then(|| {
-            known.newest.range::<[u8], _>((std::ops::Bound::Included(from), std::ops::Bound::Excluded(until)))
-        });
-        let found = range.into_iter().flatten().rev().take(rows);
-        let found = found.map(|(key, row)| (Key { space: keys::Space::Ledger, bytes: key.clone() }, row.clone()));
-        Newest { rows: found.collect(), floor: known.floor.clone() }
+        if from >= until {
+            return newest;
+        }
+        for (key, row) in known.newest.range::<[u8], _>((Included(from), Excluded(until))).rev().take(rows) {
+            let Some(row) = row else {
+                // Just after it: tables begin with this one.
+                newest.floor = [key, &[0][..]].concat();
+                break;
+            };
+            newest.rows.push((key.clone(), row.clone()));
+        }
+        newest
     }
 
     /// What a group wrote and deleted. Before anybody is told of it.
@@ -153,8 +161,7 @@ mod tests {
         recent.note(&rows.iter().map(|(n, row)| (key(*n), row.clone())).collect());
     }
 
-    /// The newest of `from..until` as numbers and rows, and the floor.
-    fn newest(recent: &Recent, from: usize, until: usize, rows: usize) -> Vec<(Key, Option<Vec<u8>>)> {
+    fn newest(recent: &Recent, from: usize, until: usize, rows: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
         recent.newest(&key(from).bytes, &key(until).bytes, rows).rows
     }
 
@@ -205,12 +212,12 @@ mod tests {
         }
         let floor = recent.newest(&[], &[], 0).floor;
         let alive = (0..all).filter(|n| n % 3 > 0 && key(*n).bytes >= floor).rev();
-        let expected: Vec<_> = alive.map(|n| (key(n), Some(n.to_be_bytes().to_vec()))).collect();
+        let expected: Vec<_> = alive.map(|n| (key(n).bytes, n.to_be_bytes().to_vec())).collect();
         assert!(expected.len() > NEWEST_MAX / 2);
         assert_eq!(newest(&recent, 0, all, all), expected);
         assert_eq!(
             newest(&recent, all - 10, all - 2, 3),
-            expected.iter().filter(|(k, _)| *k < key(all - 2)).take(3).cloned().collect::<Vec<_>>()
+            expected.iter().filter(|(k, _)| *k < key(all - 2).bytes).take(3).cloned().collect::<Vec<_>>()
         );
         assert_eq!(newest(&recent, 5, 5, 3), []);
         // What is written below the floor is remembered, and not among the newest.
@@ -220,12 +227,27 @@ mod tests {
     }
 
     #[test]
-    fn after_a_start_a_large_row_is_known_to_be_there_and_must_be_read() {
-        let rows = [(key(7).bytes, vec![0; ROW_BYTES_MAX + 1]), (key(3).bytes, vec![1])];
+    fn a_list_ends_in_memory_at_a_row_that_must_be_read() {
+        let rows = [(key(7).bytes, vec![7]), (key(5).bytes, vec![0; ROW_BYTES_MAX + 1]), (key(3).bytes, vec![3])];
         let recent = Recent::new(rows.to_vec());
-        assert_eq!(newest(&recent, 0, 100, 9), [(key(7), None), (key(3), Some(vec![1]))]);
-        assert_eq!(recent.get(&key(7)), None);
+        let page = |from: usize, rows| {
+            let page = recent.newest(&key(from).bytes, &key(100).bytes, rows);
+            (page.rows, page.floor)
+        };
+        let large = [&key(5).bytes, &[0][..]].concat();
+        let least = vec![Family::Job as u8];
+        assert_eq!(page(0, 9), (vec![(key(7).bytes, vec![7])], large.clone()));
+        assert_eq!(page(5, 2), (vec![(key(7).bytes, vec![7])], large));
+        assert_eq!(page(6, 9), (vec![(key(7).bytes, vec![7])], least.clone()));
+        assert_eq!(recent.get(&key(5)), None);
+        write(&recent, &[(5, Some(vec![5]))]);
+        assert_eq!(page(4, 9), (vec![(key(7).bytes, vec![7]), (key(5).bytes, vec![5])], least));
+    }
+
+    #[test]
+    fn after_a_start_older_jobs_than_those_that_were_read_are_not_said_to_be_none() {
         let full = (0..NEWEST_MAX).rev().map(|n| (key(n + 50).bytes, vec![1]));
         assert_eq!(Recent::new(full.collect()).newest(&[], &[], 0).floor, key(50).bytes);
+        assert_eq!(Recent::unknown().newest(&[], &key(1).bytes, 9).floor, keys::end_of(Family::Job));
     }
 }

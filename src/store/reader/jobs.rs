@@ -23,17 +23,8 @@ impl Reader {
     pub fn jobs_before(&self, before: JobId, floor: JobId, rows: usize) -> Result<Vec<Job>, Refusal> {
         let (from, until) = (keys::job(floor).bytes, keys::job(before).bytes);
         let newest = self.recent.newest(&from, &until, rows);
-        let mut jobs = Vec::with_capacity(newest.rows.len());
-        for (key, row) in newest.rows {
-            let row = match row {
-                Some(row) => Some(row.into()),
-                None => self.spaces.get(&key)?,
-            };
-            // None: deleted since.
-            if let Some(row) = row {
-                jobs.push(job_of(Ok((key.bytes.into(), row)))?);
-            }
-        }
+        let lately = newest.rows.into_iter().map(|(key, row)| job_of(Ok((key.into(), row.into()))));
+        let mut jobs = lately.collect::<Result<Vec<_>, _>>()?;
         let until = newest.floor.min(until);
         if jobs.len() < rows && from < until {
             let older = self.spaces.range(Space::Ledger, &from, &until).rev().take(rows - jobs.len()).map(job_of);
