@@ -1,6 +1,7 @@
 //! The load generator: N connections, each with a window of requests in flight, over the native socket.
 
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::collections::HashMap;
+use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -9,8 +10,8 @@ use fetchbox::proto::fetchbox::v1::{
     IpcRequest, IpcResponse, Manifest, Resource, SubmitJobRequest, ipc_request, ipc_response, submit_job_request,
 };
 use prost::Message;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll;
 
 #[derive(Clone, Copy)]
 pub struct Shape {
@@ -58,93 +59,91 @@ fn request(resources: usize) -> IpcRequest {
     IpcRequest { version: 1, request_id: 0, body: Some(ipc_request::Body::Submit(submit)), ..IpcRequest::default() }
 }
 
-/// One thread for all connections, so that the daemon keeps the rest of a small machine.
+/// One thread for all connections, so that the daemon keeps the rest of a small machine. It is woken by answers alone, as redis-benchmark
+/// is: who waits for room to write as well is woken each time the other side reads, and the other side pays for that.
 pub fn run(socket: &Path, shape: Shape, length: Duration) -> Result {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async {
-        let begun = Instant::now();
-        let until = begun + length;
-        let connections = (0..shape.connections).map(|_| tokio::spawn(connection(socket.to_owned(), shape, until)));
-        let mut total = Result::default();
-        for connection in connections.collect::<Vec<_>>() {
-            let part = connection.await.expect("no connection panics");
-            total.acknowledged += part.acknowledged;
-            total.refused += part.refused;
-            total.latencies.extend(part.latencies);
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).expect("an epoll");
+    let begun = Instant::now();
+    let until = begun + length;
+    let mut connections: Vec<Connection> = (0..shape.connections).map(|_| Connection::open(socket, shape)).collect();
+    for (index, connection) in connections.iter_mut().enumerate() {
+        let data = epoll::EventData::new_u64(index as u64);
+        epoll::add(&epoll, &connection.stream, data, epoll::EventFlags::IN).expect("a socket can be waited for");
+        connection.ask();
+    }
+    let mut open = connections.len();
+    let mut events = Vec::with_capacity(64);
+    while open > 0 {
+        epoll::wait(&epoll, spare_capacity(&mut events), None).expect("events");
+        for event in events.drain(..) {
+            let connection = &mut connections[event.data.u64() as usize];
+            connection.read();
+            if Instant::now() < until {
+                connection.ask();
+            } else if connection.in_flight == 0 {
+                open -= 1;
+            }
         }
-        total.seconds = begun.elapsed().as_secs_f64();
-        total.latencies.sort_unstable();
-        total
-    })
+    }
+    let mut total = Result { seconds: begun.elapsed().as_secs_f64(), ..Result::default() };
+    for part in connections.into_iter().map(|connection| connection.result) {
+        total.acknowledged += part.acknowledged;
+        total.refused += part.refused;
+        total.latencies.extend(part.latencies);
+    }
+    total.latencies.sort_unstable();
+    total
 }
 
-/// A connection that is woken by answers alone, as redis-benchmark's are: a socket that waits for room to write as well is woken each
-/// time the other side reads, and the other side pays for that.
-struct Connection(AsyncFd<UnixStream>);
+struct Connection {
+    stream: UnixStream,
+    window: usize,
+    request: IpcRequest,
+    next_id: u64,
+    in_flight: usize,
+    started: HashMap<u64, Instant>,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    room: Vec<u8>,
+    result: Result,
+}
 
 impl Connection {
-    #[expect(deprecated, reason = "its successor is an unsafe function; a UnixStream keeps its descriptor")]
-    fn open(socket: &Path) -> std::io::Result<Self> {
-        let stream = UnixStream::connect(socket)?;
-        stream.set_nonblocking(true)?;
-        AsyncFd::with_interest(stream, Interest::READABLE).map(Self)
-    }
-
-    async fn write_all(&self, mut rest: &[u8]) -> std::io::Result<()> {
-        while !rest.is_empty() {
-            match self.0.get_ref().write(rest) {
-                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
-                // Rare: a window of requests fits into a socket.
-                Err(error) if error.kind() == ErrorKind::WouldBlock => tokio::task::yield_now().await,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    /// What is there, at the end of `input`; waits for the first byte.
-    async fn read_some(&self, input: &mut Vec<u8>, room: &mut [u8]) -> std::io::Result<usize> {
-        loop {
-            let mut ready = self.0.readable().await?;
-            if let Ok(read) = ready.try_io(|stream| stream.get_ref().read(room)) {
-                let read = read?;
-                if read < room.len() {
-                    ready.clear_ready();
-                }
-                input.extend_from_slice(room.get(..read).unwrap_or_default());
-                return Ok(read);
-            }
+    fn open(socket: &Path, shape: Shape) -> Self {
+        Self {
+            stream: UnixStream::connect(socket).expect("the socket accepts"),
+            window: shape.window,
+            request: request(shape.resources),
+            next_id: 1,
+            in_flight: 0,
+            started: HashMap::new(),
+            input: Vec::new(),
+            output: Vec::new(),
+            room: vec![0; 64 << 10],
+            result: Result::default(),
         }
     }
-}
 
-async fn connection(socket: std::path::PathBuf, shape: Shape, until: Instant) -> Result {
-    let stream = Connection::open(&socket).expect("the socket accepts");
-    let mut room = vec![0; 64 << 10];
-    let mut request = request(shape.resources);
-    let mut result = Result::default();
-    let (mut next_id, mut in_flight) = (1u64, 0usize);
-    let mut started = std::collections::HashMap::new();
-    let mut input = Vec::with_capacity(64 << 10);
-    let mut output = Vec::with_capacity(64 << 10);
-    loop {
-        let open = Instant::now() < until;
-        if !open && in_flight == 0 {
-            return result;
+    /// Fills the window. A window of requests fits into a socket, one of answers too: nobody waits for the other for ever.
+    fn ask(&mut self) {
+        self.output.clear();
+        while self.in_flight < self.window {
+            self.request.request_id = self.next_id;
+            self.output.extend_from_slice(&(self.request.encoded_len() as u32).to_be_bytes());
+            self.request.encode(&mut self.output).expect("a vector grows");
+            self.started.insert(self.next_id, Instant::now());
+            self.next_id += 1;
+            self.in_flight += 1;
         }
-        output.clear();
-        while open && in_flight < shape.window {
-            request.request_id = next_id;
-            output.extend_from_slice(&(request.encoded_len() as u32).to_be_bytes());
-            request.encode(&mut output).expect("a vector grows");
-            started.insert(next_id, Instant::now());
-            next_id += 1;
-            in_flight += 1;
-        }
-        stream.write_all(&output).await.expect("the daemon reads");
-        let read = stream.read_some(&mut input, &mut room).await.expect("the daemon answers");
+        self.stream.write_all(&self.output).expect("the daemon reads");
+    }
+
+    /// Something is there.
+    fn read(&mut self) {
+        let read = self.stream.read(&mut self.room).expect("the daemon answers");
         assert!(read > 0, "the daemon closed the connection");
-        let mut rest = input.as_slice();
+        self.input.extend_from_slice(&self.room[..read]);
+        let mut rest = self.input.as_slice();
         while let Some((head, tail)) = rest.split_first_chunk::<4>() {
             let length = u32::from_be_bytes(*head) as usize;
             if tail.len() < length {
@@ -152,21 +151,21 @@ async fn connection(socket: std::path::PathBuf, shape: Shape, until: Instant) ->
             }
             let answer = IpcResponse::decode(&tail[..length]).expect("an answer decodes");
             rest = &tail[length..];
-            in_flight -= 1;
+            self.in_flight -= 1;
             match answer.body {
-                Some(ipc_response::Body::Submit(_)) => result.acknowledged += 1,
+                Some(ipc_response::Body::Submit(_)) => self.result.acknowledged += 1,
                 other => {
-                    if result.refused == 0 {
+                    if self.result.refused == 0 {
                         eprintln!("refused: {other:?}");
                     }
-                    result.refused += 1;
+                    self.result.refused += 1;
                 }
             }
-            if let Some(at) = started.remove(&answer.request_id) {
-                result.latencies.push(at.elapsed().as_micros() as u32);
+            if let Some(at) = self.started.remove(&answer.request_id) {
+                self.result.latencies.push(at.elapsed().as_micros() as u32);
             }
         }
-        let used = input.len() - rest.len();
-        input.drain(..used);
+        let used = self.input.len() - rest.len();
+        self.input.drain(..used);
     }
 }
