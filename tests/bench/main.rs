@@ -36,7 +36,7 @@ const USAGE: &str = "\
 bench enqueue [--rounds N] [--seconds N] [--shapes N]
       saturate [--seconds N]
       kept [--jobs N] [--rounds N]
-      urls [--rounds N] [--rclone PATH] [--files N] [--stores null,s3s-fs] [--sizes 0,1,2]
+      urls [--rounds N] [--rclone PATH] [--files N] [--stores null,s3s-fs] [--sizes 0,1,2] [--alone]
       big [--objects N] [--size 2GiB]
       output [--rounds N]
       felt [--rates 20000,100000,0] [--seconds N] [--between-ms N] [--jobs N]
@@ -81,6 +81,7 @@ fn main() -> ExitCode {
                 files: text("--files").and_then(|text| text.parse().ok()),
                 stores: list("--stores", "null,s3s-fs"),
                 sizes: list("--sizes", "0,1,2").iter().filter_map(|at| at.parse().ok()).collect(),
+                alone: args.iter().any(|arg| arg == "--alone"),
             });
         }
         Some("big") => big::run(number("--objects", 8), number("--size", 2 << 30)),

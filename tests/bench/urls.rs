@@ -36,6 +36,8 @@ pub struct Plan {
     pub stores: Vec<String>,
     /// Index into SIZES.
     pub sizes: Vec<usize>,
+    /// No rival: to look at one program, or to compare two versions of it in turns.
+    pub alone: bool,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -57,8 +59,10 @@ struct Run {
 
 pub fn run(plan: &Plan) {
     let rclone = plan.rclone.clone().unwrap_or_else(|| PathBuf::from("rclone"));
-    let version = Command::new(&rclone).arg("version").output().expect("rclone runs (--rclone PATH)");
-    println!("{}", String::from_utf8_lossy(&version.stdout).lines().next().unwrap_or_default());
+    if !plan.alone {
+        let version = Command::new(&rclone).arg("version").output().expect("rclone runs (--rclone PATH)");
+        println!("{}", String::from_utf8_lossy(&version.stdout).lines().next().unwrap_or_default());
+    }
     let mut raw = Vec::new();
     let mut table = vec![
         "| store | file | program | files/s min | median | max | MiB/s | CPU-s per GB | CPU-ms per file | peak MiB |"
@@ -73,6 +77,9 @@ pub fn run(plan: &Plan) {
             let mut runs: [Vec<Run>; 3] = Default::default();
             for round in 0..plan.rounds {
                 for (who, runs) in Who::ALL.into_iter().zip(&mut runs) {
+                    if plan.alone && who != Who::FetchBox {
+                        continue;
+                    }
                     let dir = scratch("urls");
                     raw.push(raw_syncs(&dir, Duration::from_millis(300)));
                     let run = one(who, &rclone, &dir, store, &names, bytes, &digests);
@@ -91,10 +98,10 @@ pub fn run(plan: &Plan) {
                 }
             }
             let median_rate = |runs: &[Run]| middle(runs.iter().map(|run| files as f64 / run.cost.seconds).collect());
-            for (who, runs) in Who::ALL.into_iter().zip(&runs) {
+            for (who, runs) in Who::ALL.into_iter().zip(&runs).filter(|(_, runs)| !runs.is_empty()) {
                 table.push(row(store, size, who, runs, files, bytes));
             }
-            for (rival, name) in runs.iter().zip(["rclone, defaults", "rclone"]).take(2) {
+            for (rival, name) in runs.iter().zip(["rclone, defaults", "rclone"]).filter(|(runs, _)| !runs.is_empty()) {
                 let pairs: Vec<f64> =
                     rival.iter().zip(&runs[2]).map(|(a, b)| a.cost.seconds / b.cost.seconds).collect();
                 let (least, most) = ends(&pairs);
