@@ -328,6 +328,16 @@ impl Class {
         ((held < share && most > share) || (held == 0 && most > 1)).then(|| self.shares.newest_of_most())
     }
 
+    /// About how many candidates of the lane will fit, if one does.
+    fn room_of(&self, lane: &Lane, limits: &Limits) -> usize {
+        let site = self.sites.get(&lane.host).filter(|_| lane.host.is_some());
+        let here = site.map_or(limits.per_host, |site| {
+            let mine = site.tenants.get(&lane.tenant).map_or(0, |queue| queue.held);
+            self.host_share(site, lane.tenant, limits).saturating_sub(mine)
+        });
+        here.min(limits.tasks.saturating_sub(self.held)).max(1)
+    }
+
     fn host_share(&self, site: &SiteQueue, tenant: TenantKey, limits: &Limits) -> usize {
         let waiting = site.tenants.len() + usize::from(!site.tenants.contains_key(&tenant));
         (limits.per_host / waiting.max(1)).max(1)
@@ -343,10 +353,11 @@ impl Class {
             return Vec::new();
         }
         let back = self.aside.oldest(rows, |lane| {
-            self.wants_more_of(lane.tenant, limits, tenants)
+            let may_come = self.wants_more_of(lane.tenant, limits, tenants)
                 && self.runs_low(lane, limits)
                 && !gates.is_shut(lane)
-                && self.room_for(lane, limits, tenants).is_some()
+                && self.room_for(lane, limits, tenants).is_some();
+            if may_come { self.room_of(lane, limits) } else { 0 }
         });
         self.look_again_ms = 0;
         if back.is_empty() && self.aside.lanes() > LANES_FREELY {
@@ -355,13 +366,21 @@ impl Class {
         back
     }
 
-    /// A row's part for the lane cannot be held now. What is remembered of such rows is bounded: beyond that, only from where
+    /// A row's part for the lane, of so many tasks, cannot be held now. What is remembered of such rows is bounded: beyond that, only from where
     /// they are to be read again, so that reading goes on to what can start.
-    pub fn put_aside(&mut self, job: JobId, key: QueueKey, lane: &Arc<Lane>, limits: &Limits, among: Among) {
+    pub fn put_aside(
+        &mut self,
+        from: (JobId, QueueKey),
+        lane: &Arc<Lane>,
+        tasks: usize,
+        limits: &Limits,
+        among: Among,
+    ) {
+        let (job, key) = from;
         let is_full = self.aside.entries_of(lane.tenant) >= aside_share(limits, among.tenants)
             || self.aside.entries() >= (limits.aside / 2).max(limits.aside_min);
         if !is_full {
-            self.aside.add(job, key, lane);
+            self.aside.add(job, key, lane, tasks);
         } else if !self.aside.contains(key, lane) {
             let since_ms = among.now_ms;
             match key {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::hosts::HostTable;
 use crate::model::{Controls, JobId, JobType, Priority, TaskIndex, TaskRef, TaskSpec};
 use crate::store::{Plan, QueueKey, TenantKey};
-use crate::worker::host_port;
+use crate::worker::{host_part, host_port};
 
 /// A host, or none for tasks that talk to the object store only.
 pub(super) type Site = Option<Arc<str>>;
@@ -84,26 +84,55 @@ impl Row {
         })
     }
 
-    /// None: the plan has no such task.
-    pub fn candidate(&self, index: TaskIndex, job: &Arc<JobPart>) -> Option<Candidate> {
-        let spec = if index == TaskIndex::MANIFEST { None } else { Some(self.plan.tasks.get(usize::from(index.0))?) };
-        let host = spec.map(|spec| Arc::from(host_of(&spec.url)));
-        // The manifest is no download.
-        let own = (job.parallel_max > 0 && spec.is_some()).then_some((self.plan.job, job.parallel_max));
+    /// What decides the lane of a task, next to its job. None: the plan has no such task.
+    pub fn seat(&self, index: TaskIndex) -> Option<Seat<'_>> {
+        if index == TaskIndex::MANIFEST {
+            return Some(Seat::Store);
+        }
+        self.spec(index).map(|spec| Seat::Host(host_part(&spec.url)))
+    }
+
+    pub fn lane(&self, seat: Seat<'_>, job: &JobPart) -> Arc<Lane> {
+        let (host, own) = match seat {
+            // The manifest is no download.
+            Seat::Store => (None, None),
+            Seat::Host(url) => {
+                let own = (job.parallel_max > 0).then_some((self.plan.job, job.parallel_max));
+                (Some(Arc::from(host_of(url))), own)
+            }
+        };
+        Arc::new(Lane { host, tenant: job.tenant, job_type: self.plan.job_type.clone(), own })
+    }
+
+    pub fn candidate(&self, index: TaskIndex, job: &Arc<JobPart>, lane: &Arc<Lane>) -> Candidate {
+        let spec = if index == TaskIndex::MANIFEST { None } else { self.spec(index) };
         let since_ms = match self.key {
             QueueKey::Ready { .. } => self.plan.created_at_ms,
             QueueKey::Due { at_ms, .. } => at_ms,
         };
-        Some(Candidate {
+        Candidate {
             task: TaskRef { job: self.plan.job, index },
             from: self.key,
-            lane: Arc::new(Lane { host, tenant: job.tenant, job_type: self.plan.job_type.clone(), own }),
+            lane: lane.clone(),
             job: job.clone(),
             spec: spec.map(|spec| Arc::new(spec.clone())),
             since_ms,
             bytes: CANDIDATE_BYTES + spec.map_or(0, spec_bytes),
-        })
+        }
     }
+
+    fn spec(&self, index: TaskIndex) -> Option<&TaskSpec> {
+        self.plan.tasks.get(usize::from(index.0))
+    }
+}
+
+/// What tasks of one job have in common that share a lane: whom they talk to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Seat<'a> {
+    /// The object store only.
+    Store,
+    /// The beginning of the URL.
+    Host(&'a str),
 }
 
 /// What a candidate without headers and tags occupies, with its places in the indexes.
@@ -163,20 +192,21 @@ impl Gates<'_> {
 /// Rows known but not held in memory, because their lanes were shut or had enough: found again by lane.
 #[derive(Debug, Default)]
 pub(super) struct Aside {
-    lanes: BTreeMap<Arc<Lane>, BTreeSet<(JobId, QueueKey)>>,
+    /// Each row with how many of its tasks the lane waits for, as far as is known.
+    lanes: BTreeMap<Arc<Lane>, BTreeMap<(JobId, QueueKey), usize>>,
     rows: BTreeMap<QueueKey, (JobId, BTreeSet<Arc<Lane>>)>,
     tenants: HashMap<TenantKey, usize>,
     entries: usize,
 }
 
 impl Aside {
-    pub fn add(&mut self, job: JobId, key: QueueKey, lane: &Arc<Lane>) {
+    pub fn add(&mut self, job: JobId, key: QueueKey, lane: &Arc<Lane>, tasks: usize) {
         let (_, lanes) = self.rows.entry(key).or_insert_with(|| (job, BTreeSet::new()));
         if lanes.insert(lane.clone()) {
-            self.lanes.entry(lane.clone()).or_default().insert((job, key));
             self.entries += 1;
             *self.tenants.entry(lane.tenant).or_default() += 1;
         }
+        *self.lanes.entry(lane.clone()).or_default().entry((job, key)).or_default() += tasks;
     }
 
     pub fn remove(&mut self, key: QueueKey) {
@@ -223,15 +253,17 @@ impl Aside {
         self.tenants.len()
     }
 
-    /// Up to `max` rows of the lanes that `wanted` names, oldest jobs first.
-    pub fn oldest(&self, max: usize, wanted: impl Fn(&Lane) -> bool) -> Vec<QueueKey> {
+    /// Up to `max` rows, oldest jobs first: of each lane as many as have the tasks that it has `room` for.
+    pub fn oldest(&self, max: usize, room: impl Fn(&Lane) -> usize) -> Vec<QueueKey> {
         let mut keys: BTreeSet<(JobId, QueueKey)> = BTreeSet::new();
-        for (_, rows) in self.lanes.iter().filter(|(lane, _)| wanted(lane)) {
-            for row in rows.iter().take(max) {
+        for (lane, rows) in &self.lanes {
+            let mut room = room(lane);
+            for (row, tasks) in rows.iter().take(max) {
                 let is_late = keys.len() >= max && keys.last().is_some_and(|last| row > last);
-                if is_late {
+                if room == 0 || is_late {
                     break;
                 }
+                room = room.saturating_sub(*tasks);
                 keys.insert(*row);
                 if keys.len() > max {
                     keys.pop_last();
@@ -300,11 +332,14 @@ mod tests {
             |n: i64| QueueKey::Due { at_ms: n, task: TaskRef { job: JobId::first_at_ms(n), index: TaskIndex(0) } };
         let mut aside = Aside::default();
         for n in (0..10).rev() {
-            aside.add(JobId::first_at_ms(n), key(n), &lane(if n % 2 == 0 { "a" } else { "b" }));
-            aside.add(JobId::first_at_ms(n), key(n), &lane("c"));
+            aside.add(JobId::first_at_ms(n), key(n), &lane(if n % 2 == 0 { "a" } else { "b" }), 10);
+            aside.add(JobId::first_at_ms(n), key(n), &lane("c"), 10);
         }
-        assert_eq!(aside.oldest(3, |_| true), [key(0), key(1), key(2)]);
-        assert_eq!(aside.oldest(2, |lane| lane.host.as_deref() == Some("b")), [key(1), key(3)]);
+        let of_b = |room| move |lane: &Lane| if lane.host.as_deref() == Some("b") { room } else { 0 };
+        assert_eq!(aside.oldest(3, |_| usize::MAX), [key(0), key(1), key(2)]);
+        assert_eq!(aside.oldest(2, of_b(usize::MAX)), [key(1), key(3)]);
+        assert_eq!(aside.oldest(9, of_b(11)), [key(1), key(3)], "no more than there is room for");
+        assert_eq!(aside.oldest(9, of_b(1)), [key(1)]);
         for n in 0..10 {
             aside.remove(key(n));
         }

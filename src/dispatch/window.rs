@@ -7,13 +7,13 @@
 //! share, and a tenant that holds more than its share makes room for others. What does not fit, or is shut, is put *aside*, by
 //! key only, and read again when it can run. The ready index is read tenant by tenant (`cursors`).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::class::{Among, Class, Found, Limits};
 use super::cursors::Cursors;
 use super::hosts::HostTable;
-use super::lane::{Candidate, Gates, Lane, Order, Row, Site};
+use super::lane::{Candidate, Gates, Lane, Order, Row, Seat, Site};
 use crate::model::{Controls, JobId, Priority, Refusal, TaskRef};
 use crate::store::{DueCursor, QueueKey, ReadyNews, ReadyPage, ReadyTenants, TenantKey};
 
@@ -328,7 +328,8 @@ impl Window {
     fn admit(&mut self, row: &Row, gates: &Gates<'_>) {
         let priority = row.plan.priority;
         let job = row.job_part();
-        let mut whole = true;
+        // Most tasks of a job have few hosts: a lane is made once, with the number of its tasks that are put aside.
+        let mut lanes: BTreeMap<Seat<'_>, (Arc<Lane>, usize)> = BTreeMap::new();
         for &index in &row.tasks {
             let task = TaskRef { job: row.plan.job, index };
             if let Some(out) = self.out.get_mut(&task) {
@@ -337,16 +338,22 @@ impl Window {
                 }
                 continue;
             }
-            let Some(candidate) = row.candidate(index, &job) else { continue };
+            let Some(seat) = row.seat(index) else { continue };
             if self.is_held_from(task, row.key) {
                 continue;
             }
-            if !gates.is_shut(&candidate.lane) && self.make_place(priority, &candidate.lane, gates.now_ms) {
-                self.hold(candidate, false);
+            let (lane, aside) = lanes.entry(seat).or_insert_with(|| (row.lane(seat, &job), 0));
+            // What did not fit for one task of a lane does not fit for the next.
+            if *aside == 0 && !gates.is_shut(lane) && self.make_place(priority, lane, gates.now_ms) {
+                self.hold(row.candidate(index, &job, lane), false);
             } else {
-                self.put_aside(priority, task.job, row.key, &candidate.lane, gates.now_ms);
-                whole = false;
+                *aside += 1;
             }
+        }
+        let mut whole = true;
+        for (lane, aside) in lanes.into_values().filter(|(_, aside)| *aside > 0) {
+            self.put_aside(priority, (row.plan.job, row.key), &lane, aside, gates.now_ms);
+            whole = false;
         }
         if let QueueKey::Ready { .. } = row.key {
             match self.rows.get_mut(&row.key) {
@@ -373,14 +380,14 @@ impl Window {
         readers.max(class.shares.count()).max(class.aside.tenants()) + 1
     }
 
-    fn put_aside(&mut self, priority: Priority, job: JobId, key: QueueKey, lane: &Arc<Lane>, now_ms: i64) {
+    fn put_aside(&mut self, priority: Priority, from: (JobId, QueueKey), lane: &Arc<Lane>, tasks: usize, now_ms: i64) {
         let (limits, among) = (self.limits, Among { tenants: self.tenants(priority), now_ms });
-        self.class(priority).put_aside(job, key, lane, &limits, among);
+        self.class(priority).put_aside(from, lane, tasks, &limits, among);
     }
 
     fn set_aside(&mut self, priority: Priority, lane: &Arc<Lane>, order: Order, now_ms: i64) -> bool {
         let Some(candidate) = self.remove(priority, lane, order) else { return false };
-        self.put_aside(priority, candidate.task.job, candidate.from, lane, now_ms);
+        self.put_aside(priority, (candidate.task.job, candidate.from), lane, 1, now_ms);
         if let Some(row) = self.rows.get_mut(&candidate.from) {
             row.whole = false;
         }

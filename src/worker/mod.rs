@@ -41,7 +41,7 @@ mod trap_test;
 mod way_test;
 
 pub use guard::Guard;
-pub use target::host_port;
+pub use target::{host_part, host_port};
 
 pub use crate::model::Validators;
 

@@ -122,9 +122,51 @@ pub fn host_port(url: &str) -> Option<String> {
     Target::parse(url).ok().map(|target| target.host_port())
 }
 
+/// The beginning of a URL that alone decides its [`host_port`]: URLs that have it in common have one host. The whole of an
+/// unusual one, because no other is like it.
+pub fn host_part(url: &str) -> &str {
+    let scheme = ["http://", "https://"].iter().find(|scheme| url.starts_with(**scheme));
+    let Some(rest) = scheme.and_then(|scheme| url.get(scheme.len()..)).filter(|_| url.len() <= URL_BYTES_MAX) else {
+        return url;
+    };
+    match rest.find(['/', '\\', '?', '#', '\t', '\n', '\r']) {
+        // More slashes are passed over, and so are tabs and line ends: there the host begins later, or does not end.
+        Some(0) => url,
+        Some(end) if rest.as_bytes().get(end).is_some_and(|byte| byte.is_ascii_whitespace()) => url,
+        Some(end) => url.get(..url.len() - rest.len() + end).unwrap_or(url),
+        None => url,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Else requests to one host are counted as another's.
+        #[test]
+        fn what_is_taken_for_one_host_is_one_host(
+            pieces in proptest::collection::vec(
+                prop::sample::select(vec![
+                    "http://", "https://", "HTTP://", "http:", "//", "/", "\\", "?", "#", "@", ":", "a.example", "B.example", "127.1",
+                    "[::1]", "80", "443", "%61", "\t", "\n", " ", ".", "é", "。",
+                ]),
+                0..7,
+            ),
+            begin in prop::sample::select(vec!["http://", "https://", "http://a.example", "https://a.example:80", ""]),
+        ) {
+            let url = format!("{begin}{}", pieces.concat());
+            prop_assert_eq!(host_port(&url), host_port(host_part(&url)), "{:?} and {:?}", url, host_part(&url));
+        }
+    }
+
+    #[test]
+    fn urls_of_one_site_have_their_beginning_in_common() {
+        for url in ["http://a.example:81/x", "http://a.example:81?x", "http://a.example:81#x", "http://a.example:81"] {
+            assert_eq!(host_part(url), "http://a.example:81");
+        }
+    }
 
     #[test]
     fn one_host_has_one_name() {
