@@ -45,9 +45,16 @@ impl Hosts {
     }
 
     fn release(&self, host: &Arc<str>) {
-        self.table().release(host);
+        let is_news = {
+            let mut table = self.table();
+            table.release(host);
+            table.has_opened()
+        };
         self.freed.notify_waiters();
-        self.inbox.poke();
+        // The loop that found no host shut has nothing to look for.
+        if is_news {
+            self.inbox.poke();
+        }
     }
 }
 
@@ -239,10 +246,15 @@ impl HostGate for AttemptGate {
 
     fn heard(&self, host: &str, is_well: bool) {
         let hosts = &self.0.hosts;
-        hosts.table().heard(&host.into(), is_well, hosts.clock.steady_ms());
-        // Only now may those that wait for a probe's end go.
-        hosts.freed.notify_waiters();
-        hosts.inbox.poke();
+        let is_news = {
+            let mut table = hosts.table();
+            table.heard(&host.into(), is_well, hosts.clock.steady_ms()) || table.has_opened()
+        };
+        if is_news {
+            // Only now may those that wait for a probe's end go.
+            hosts.freed.notify_waiters();
+            hosts.inbox.poke();
+        }
     }
 }
 

@@ -207,12 +207,13 @@ impl HostTable {
         self.change(host, self.now_ms, |h, _| h.paused_until_ms = h.paused_until_ms.max(until_ms));
     }
 
-    /// What became of a request.
-    pub fn heard(&mut self, host: &Arc<str>, is_well: bool, now_ms: i64) {
-        if is_well && !self.hosts.contains_key(host) {
-            return;
+    /// What became of a request. False: nothing new, the host was well before.
+    pub fn heard(&mut self, host: &Arc<str>, is_well: bool, now_ms: i64) -> bool {
+        if is_well && self.hosts.get(host).is_none_or(|h| h.breaker.is_clean()) {
+            return false;
         }
         self.change(host, now_ms, |h, rules| h.breaker.heard(is_well, &rules.breaker, now_ms));
+        true
     }
 
     /// Time passes: forgets what is over and tells of hosts that may be open again.

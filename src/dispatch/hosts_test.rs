@@ -29,8 +29,7 @@ fn a_crawl_of_ever_more_hosts_leaves_nothing_behind() {
         assert!(goes(table.enter(&host, Standing::Picked, i)));
         match i % 3 {
             0 => table.pause(&host, i + 50),
-            1 => table.heard(&host, false, i),
-            _ => table.heard(&host, true, i),
+            how => drop(table.heard(&host, how == 2, i)),
         }
         table.release(&host);
         if i % 1_000 == 0 {
