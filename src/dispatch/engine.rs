@@ -25,6 +25,7 @@ use super::leases::Leases;
 use super::limits::Rules;
 use super::plan::Planner;
 use super::settle::{Attempted, panicked, tell};
+use super::stock::Ahead;
 use super::wait::{changed, gauge, or_never, panic_text};
 use super::window::Taken;
 use super::{Options, is_busy, pause_of, tally};
@@ -40,6 +41,8 @@ const TURN_MAX: Duration = Duration::from_secs(1);
 const READS_PER_TURN: usize = 4;
 /// Settlements of one call: what a commit group takes anyway.
 const SETTLE_MAX: usize = 512;
+/// Results wait so long for each other while attempts are quick: one sync serves them all.
+const SETTLE_PAUSE_MS: i64 = 2;
 /// After a read failed.
 const READ_PAUSE_MS: i64 = 1_000;
 /// Damaged things told apart in the log.
@@ -70,6 +73,8 @@ pub(super) struct Engine<E> {
     settle: Option<BoxFuture<'static, SettledAll>>,
     /// Results that wait for the next settle call: bounded by the planner.
     results: Vec<Settlement>,
+    /// Since when the first of them waits.
+    results_since_ms: i64,
     work: Option<watch::Receiver<u64>>,
     deadline: Option<Pin<Box<Sleep>>>,
     read_again_ms: i64,
@@ -117,6 +122,7 @@ impl<E: Effects> Engine<E> {
             lease: None,
             settle: None,
             results: Vec::new(),
+            results_since_ms: 0,
             work: None,
             deadline: None,
             read_again_ms: 0,
@@ -184,7 +190,11 @@ impl<E: Effects> Engine<E> {
     }
 
     fn is_idle(&self) -> bool {
-        self.attempts.is_empty() && self.lease.is_none() && self.settle.is_none() && self.results.is_empty()
+        self.attempts.is_empty()
+            && self.lease.is_none()
+            && self.settle.is_none()
+            && self.results.is_empty()
+            && self.planner.stocked() == 0
     }
 
     /// Everything that can be done now without waiting for anybody.
@@ -192,6 +202,7 @@ impl<E: Effects> Engine<E> {
         let news = self.shared.inbox.take();
         if news.controls {
             self.planner.controls_changed(self.effects.controls());
+            self.give_back(true);
         }
         if let Some(at_ms) = news.due_at_ms {
             self.planner.due_changed(at_ms);
@@ -200,11 +211,15 @@ impl<E: Effects> Engine<E> {
         let now_ms = clock.steady_ms();
         self.planner.wall_is_ahead(clock.now_ms().saturating_sub(now_ms));
         self.hosts.table().expire(now_ms);
-        if self.stage == Stage::Serving {
+        let is_serving = self.stage == Stage::Serving;
+        self.give_back(!is_serving);
+        let mut is_leasing = false;
+        if is_serving {
+            self.start_next();
             self.refill().await;
-            self.start_lease();
+            is_leasing = self.start_lease();
         }
-        self.start_settle();
+        self.start_settle(is_leasing);
         self.publish(false);
     }
 
@@ -240,35 +255,51 @@ impl<E: Effects> Engine<E> {
         }
     }
 
-    fn start_lease(&mut self) {
+    /// True: a call begins.
+    fn start_lease(&mut self) -> bool {
         if self.lease.is_some() {
-            return;
+            return false;
         }
         let now_ms = self.shared.clock.steady_ms();
-        let Some(taken) = self.planner.choose(&mut self.hosts.table(), now_ms) else { return };
+        let Some(taken) = self.planner.choose(&mut self.hosts.table(), now_ms) else { return false };
         for pick in &taken.picks {
             self.shared.leases.leasing(pick.task);
         }
         let now_ms = self.shared.clock.now_ms();
         let until_ms = now_ms.saturating_add_unsigned(self.options.lease_ms);
         self.lease = Some(Box::pin(lease_all(self.effects.clone(), taken, now_ms, until_ms)));
+        true
     }
 
-    fn start_settle(&mut self) {
-        if self.settle.is_none() && !self.results.is_empty() {
-            let batch = self.results.drain(..self.results.len().min(SETTLE_MAX)).collect();
-            self.settle = Some(Box::pin(settle_all(self.effects.clone(), batch)));
+    /// `is_leasing`: a lease call begins at this moment, and both go into one group.
+    fn start_settle(&mut self, is_leasing: bool) {
+        let now_ms = self.shared.clock.steady_ms();
+        let is_time = self.settle_at_ms(now_ms).is_some_and(|at_ms| is_leasing || at_ms <= now_ms);
+        if self.settle.is_some() || !is_time {
+            return;
         }
+        let batch = self.results.drain(..self.results.len().min(SETTLE_MAX)).collect();
+        self.results_since_ms = now_ms;
+        self.settle = Some(Box::pin(settle_all(self.effects.clone(), batch)));
+    }
+
+    /// When the results that are there are to be settled.
+    fn settle_at_ms(&self, now_ms: i64) -> Option<i64> {
+        let may_wait =
+            self.planner.is_quick(now_ms) && self.stage == Stage::Serving && self.results.len() < self.planner.half();
+        let pause_ms = if may_wait { SETTLE_PAUSE_MS } else { 0 };
+        (!self.results.is_empty()).then(|| self.results_since_ms.saturating_add(pause_ms))
     }
 
     async fn next(&mut self, stop: &CancellationToken) -> Event {
         let look = self.look_in();
+        let wants_news = self.stage == Stage::Serving && self.planner.wants_news(self.shared.clock.steady_ms());
         let is_serving = self.stage == Stage::Serving;
         tokio::select! {
             leased = or_never(&mut self.lease) => Event::Leased(leased),
             settled = or_never(&mut self.settle) => Event::Settled(settled),
             Some(ended) = self.attempts.join_next_with_id() => Event::Ended(ended),
-            is_open = changed(&mut self.work), if is_serving && self.planner.wants_news() => Event::Work(is_open),
+            is_open = changed(&mut self.work), if wants_news => Event::Work(is_open),
             () = stop.cancelled(), if is_serving => Event::Stop,
             () = or_never(&mut self.deadline) => Event::Deadline,
             () = self.shared.inbox.rung() => Event::Look,
@@ -285,6 +316,8 @@ impl<E: Effects> Engine<E> {
         }
         let now_ms = self.shared.clock.steady_ms();
         let next = self.planner.next_look_ms(&self.hosts.table(), now_ms);
+        let settle = self.settle_at_ms(now_ms).filter(|_| self.settle.is_none());
+        let next = next.into_iter().chain(settle).min();
         let next = next.map(|at| Duration::from_millis(at.saturating_sub(now_ms).max(1).unsigned_abs()));
         next.map_or(TURN_MAX, |next| next.min(TURN_MAX))
     }
@@ -359,10 +392,11 @@ impl<E: Effects> Engine<E> {
             Err(refusal) => return Err(refusal),
         };
         self.planner.lease_answered();
+        let now_ms = self.shared.clock.steady_ms();
         let mut leases = leases.into_iter();
         for pick in taken.picks {
             match leases.next().flatten() {
-                Some(lease) => self.start(pick, lease),
+                Some(lease) => self.planner.had(pick, lease, now_ms),
                 None => {
                     self.shared.leases.ended(pick.task);
                     if let Some(host) = &pick.lane.host {
@@ -375,22 +409,35 @@ impl<E: Effects> Engine<E> {
         Ok(())
     }
 
-    fn start(&mut self, candidate: Candidate, lease: Lease) {
-        let attempted = Attempted {
+    fn start_next(&mut self) {
+        while let Some(next) = self.planner.start_next() {
+            self.start(next);
+        }
+    }
+
+    /// Leased tasks that will not start, or have waited for too long: they are queued again at once, and nothing counts.
+    fn give_back(&mut self, all: bool) {
+        let now_ms = self.shared.clock.steady_ms();
+        while let Some(Ahead { candidate, lease, .. }) = self.planner.give_back(all, now_ms) {
+            drop(AttemptGate::holding(self.hosts.clone(), candidate.lane.host.clone()));
+            let attempted = self.attempted(&candidate, lease);
+            self.result(&attempted, Outcome::Released);
+        }
+    }
+
+    fn attempted(&self, candidate: &Candidate, lease: Lease) -> Attempted {
+        Attempted {
             lease,
             job: candidate.job.clone(),
             lane: candidate.lane.clone(),
             resource_id: candidate.spec.as_ref().map_or_else(String::new, |spec| spec.resource_id.clone()),
             started_at_ms: self.shared.clock.now_ms(),
-        };
-        self.planner.started();
-        let gate = AttemptGate::holding(self.hosts.clone(), candidate.lane.host.clone());
-        if self.stage != Stage::Serving {
-            // Leased while the daemon was told to stop: given back without a start.
-            drop(gate);
-            self.result(&attempted, Outcome::Released);
-            return;
         }
+    }
+
+    fn start(&mut self, Ahead { candidate, lease, .. }: Ahead) {
+        let attempted = self.attempted(&candidate, lease);
+        let gate = AttemptGate::holding(self.hosts.clone(), candidate.lane.host.clone());
         let stop = self.stop_attempts.child_token();
         self.shared.leases.running(lease.task, lease.epoch, stop.clone());
         let span = tracing::info_span!(
@@ -435,7 +482,14 @@ impl<E: Effects> Engine<E> {
             (false, alarm) if !alarm.is_empty() => tracing::error!(alarm, "the object store takes nothing: tasks wait"),
             (true | false, _) => {}
         }
+        let is_parked = !was_parked && !self.planner.alarm().is_empty();
+        if self.results.is_empty() {
+            self.results_since_ms = self.shared.clock.steady_ms();
+        }
         self.results.push(settlement);
+        if is_parked {
+            self.give_back(true);
+        }
     }
 
     fn settled(&mut self, settlement: &Settlement, settled: &Settled) {

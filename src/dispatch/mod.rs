@@ -4,7 +4,7 @@
 //! Must not know: how a download works, how rows look, any wire.
 //!
 //! ```text
-//! store ─ready, due─▶ window ─picks─▶ lease ─▶ attempts ─outcomes─▶ settle ─▶ store
+//! store ─ready, due─▶ window ─picks─▶ lease ─▶ stock ─▶ attempts ─outcomes─▶ settle ─▶ store
 //! ```
 //! One loop (`engine`) owns all state. What it decides is pure (`plan`, `window`, `backoff`, `hosts`, `parking`, `settle`):
 //! events in, actions out. What it does to the world is one trait (`effects`).
@@ -39,6 +39,7 @@ mod rate;
 mod replay;
 mod settle;
 mod shares;
+mod stock;
 mod tally;
 mod wait;
 mod window;

@@ -9,11 +9,12 @@ use proptest::prelude::*;
 
 use super::Options;
 use super::hosts::{Entry, HostTable, Standing};
-use super::lane::{Lane, Order, host_of};
+use super::lane::{Candidate, Lane, Order, host_of};
 use super::limits::Rules;
 use super::model_queue::{HOSTS, Queue, State};
 use super::plan::Planner;
 use super::settle::Attempted;
+use super::stock::Ahead;
 use super::window::Taken;
 use crate::model::{ControlChange, Controls, Failure, FailureCode, JobId, JobType, Priority, TaskIndex, TaskRef};
 use crate::store::{End, Lease, Plan, TenantKey, Tried};
@@ -88,6 +89,8 @@ pub(super) struct World {
     pub hosts: HostTable,
     controls: Controls,
     pub running: Vec<(Attempted, Option<Arc<str>>)>,
+    /// Leased, and not started: in the planner's order.
+    stock: Vec<(TaskRef, u64, Option<Arc<str>>)>,
     /// The lease call under way, with what the store decided at its commit; none: it will be refused.
     leasing: Option<(Taken, Option<Vec<bool>>)>,
     /// Committed, and not heard of by the planner.
@@ -113,6 +116,7 @@ impl World {
             hosts,
             controls: Controls::default(),
             running: Vec::new(),
+            stock: Vec::new(),
             leasing: None,
             settling: Vec::new(),
             stolen: BTreeSet::new(),
@@ -130,6 +134,7 @@ impl World {
 
     fn begin(&mut self, refused: bool) {
         self.hosts.expire(self.now);
+        self.start();
         for round in 0.. {
             let reads = self.planner.wanted(&self.hosts, self.now);
             if reads.is_empty() {
@@ -168,21 +173,48 @@ impl World {
                 self.planner.not_had(pick.task);
                 continue;
             }
-            self.planner.started();
-            if let Some(host) = &pick.lane.host {
+            self.epoch += 1;
+            let lease = Lease { task: pick.task, epoch: self.epoch, attempt: 1, tried: Tried::default() };
+            self.stock.push((pick.task, self.epoch, pick.lane.host.clone()));
+            self.planner.had(pick, lease, self.now);
+        }
+        self.start();
+    }
+
+    /// As many of the leased tasks start as there are places for.
+    fn start(&mut self) {
+        self.give_back(false);
+        while let Some(Ahead { candidate, lease, .. }) = self.planner.start_next() {
+            self.stock.remove(0);
+            if let Some(host) = &candidate.lane.host {
                 self.send(host);
             }
-            self.epoch += 1;
-            let attempted = Attempted {
-                lease: Lease { task: pick.task, epoch: self.epoch, attempt: 1, tried: Tried::default() },
-                job: pick.job.clone(),
-                lane: pick.lane.clone(),
-                resource_id: String::new(),
-                started_at_ms: self.now,
-            };
-            self.running.push((attempted, pick.lane.host.clone()));
+            self.running.push((self.attempted(&candidate, lease), candidate.lane.host.clone()));
         }
         self.check_limits();
+    }
+
+    fn attempted(&self, candidate: &Candidate, lease: Lease) -> Attempted {
+        Attempted {
+            lease,
+            job: candidate.job.clone(),
+            lane: candidate.lane.clone(),
+            resource_id: String::new(),
+            started_at_ms: self.now,
+        }
+    }
+
+    /// Leased tasks that do not start go back into the queue.
+    fn give_back(&mut self, all: bool) {
+        while let Some(Ahead { candidate, lease, .. }) = self.planner.give_back(all, self.now) {
+            self.stock.remove(0);
+            if let Some(host) = &candidate.lane.host {
+                self.hosts.unreserve(host);
+                self.hosts.release(host);
+            }
+            let attempted = self.attempted(&candidate, lease);
+            self.settle(&attempted, Outcome::Released);
+        }
     }
 
     /// The attempt's first request leaves, or would have to wait: it is not sent then.
@@ -220,6 +252,10 @@ impl World {
                 *per_job.entry(attempted.lease.task.job).or_default() += 1;
             }
         }
+        let leasing = self.leasing.iter().flat_map(|(taken, _)| taken.picks.iter().map(|pick| &pick.lane.host));
+        for host in self.stock.iter().map(|(_, _, host)| host).chain(leasing).flatten() {
+            *per_host.entry(host).or_default() += 1;
+        }
         for (job, n) in per_job {
             let most = self.queue.plan(job).parallel_max;
             assert!(most == 0 || n <= most, "{n} of job {job} run");
@@ -239,6 +275,7 @@ impl World {
                 assert!(!shut.contains(&**host), "picked a host that asked for a pause or is dead");
             }
             assert!(self.running.iter().all(|(a, _)| a.lease.task != pick.task), "picked a running task");
+            assert!(self.stock.iter().all(|(task, _, _)| *task != pick.task), "picked a leased task");
         }
         if self.checks_order {
             self.check_order(taken);
@@ -259,7 +296,8 @@ impl World {
                 let older = plan.priority == pick.job.priority && Order::of(task) < Order::of(pick.task);
                 // Its earlier attempt is still known to the planner: it runs, stolen, or its end was not heard of.
                 let is_unheard = self.settling.iter().any(|(settling, _)| *settling == task)
-                    || self.running.iter().any(|(attempted, _)| attempted.lease.task == task);
+                    || self.running.iter().any(|(attempted, _)| attempted.lease.task == task)
+                    || self.stock.iter().any(|(stocked, _, _)| *stocked == task);
                 if !could_start || !older || is_unheard || picked.contains(&task) {
                     continue;
                 }
@@ -298,7 +336,11 @@ impl World {
             4 => fail(FailureCode::DownloadNotFound),
             _ => Outcome::Stored(Box::default()),
         };
-        let settlement = self.planner.ended(&attempted, outcome, self.now, 0.5);
+        self.settle(&attempted, outcome);
+    }
+
+    fn settle(&mut self, attempted: &Attempted, outcome: Outcome) {
+        let settlement = self.planner.ended(attempted, outcome, self.now, 0.5);
         if !self.stolen.remove(&settlement.epoch) {
             self.queue.settle(settlement.task, &settlement.end);
         }
@@ -348,6 +390,7 @@ impl World {
             }
             Event::Restart => {
                 self.running.clear();
+                self.stock.clear();
                 self.leasing = None;
                 self.settling.clear();
                 self.stolen.clear();
@@ -378,8 +421,9 @@ impl World {
             .map(|(task, _)| *task)
             .collect();
         let Some(task) = open.get(which % open.len().max(1)) else { return };
-        let running = self.running.iter().find(|(attempted, _)| attempted.lease.task == *task);
-        self.stolen.extend(running.map(|(attempted, _)| attempted.lease.epoch));
+        let running = self.running.iter().map(|(attempted, _)| (attempted.lease.task, attempted.lease.epoch));
+        let leased = running.chain(self.stock.iter().map(|(task, epoch, _)| (*task, *epoch)));
+        self.stolen.extend(leased.filter(|(leased, _)| leased == task).map(|(_, epoch)| epoch));
         self.queue.states.insert(*task, State::Due(self.now));
         self.planner.due_changed(self.now);
     }
@@ -387,6 +431,7 @@ impl World {
     pub fn control(&mut self, change: &ControlChange) {
         self.controls = self.controls.clone().after(change);
         self.planner.controls_changed(self.controls.clone());
+        self.give_back(true);
     }
 
     /// Everything is let go: all that was ever submitted must come to its end.
@@ -400,6 +445,7 @@ impl World {
             while !self.running.is_empty() {
                 self.end(0, 7);
             }
+            self.hear();
             if self.queue.is_done() {
                 break;
             }

@@ -6,13 +6,14 @@
 use super::backoff::Policy;
 use super::class::Limits;
 use super::hosts::HostTable;
-use super::lane::Gates;
+use super::lane::{Candidate, Gates};
 use super::parking::{Allowance, Parking};
 use super::settle::{Attempted, Judge};
+use super::stock::{Ahead, Stock};
 use super::window::{Fetched, Reads, Taken, Window};
 use super::{Options, millis};
 use crate::model::{Controls, TaskRef};
-use crate::store::{End, ReadyNews, Settlement};
+use crate::store::{End, Lease, ReadyNews, Settlement};
 use crate::worker::Outcome;
 
 /// Results that wait to be settled stay below this many times the places: beyond it nothing new starts.
@@ -26,6 +27,8 @@ pub(super) struct Planner {
     controls: Controls,
     /// Picks of the one lease call that may be under way.
     leasing: usize,
+    /// Leased, and no place was free yet.
+    stock: Stock,
     running: usize,
     unsettled: usize,
     /// No lease call before this: the committer is busy.
@@ -46,6 +49,7 @@ impl Planner {
             judge: Judge::new(policy(options), parking),
             controls,
             leasing: 0,
+            stock: Stock::default(),
             running: 0,
             unsettled: 0,
             hold_until_ms: 0,
@@ -75,8 +79,8 @@ impl Planner {
     }
 
     /// A new row could be picked now.
-    pub fn wants_news(&self) -> bool {
-        !self.controls.paused && self.in_flight > self.running
+    pub fn wants_news(&self, now_ms: i64) -> bool {
+        !self.controls.paused && self.in_flight + self.ahead(now_ms) > self.running + self.stock.len()
     }
 
     pub fn wanted(&mut self, hosts: &HostTable, now_ms: i64) -> Reads {
@@ -99,7 +103,11 @@ impl Planner {
         }
         let wall_ms = self.wall_ms(now_ms);
         let allowance = self.allowance(wall_ms);
-        let places = self.places(allowance);
+        let places = self.places(allowance, now_ms);
+        // Few calls with many picks cost less than many with few, and nobody waits for this one yet.
+        if places > 0 && self.stock.len() * 2 > self.ahead(now_ms) {
+            return None;
+        }
         if places == 0 && self.window.spent_waiting() == 0 {
             self.is_short = false;
             return None;
@@ -127,13 +135,39 @@ impl Planner {
         self.window.give_back(taken);
     }
 
-    /// The lease call was answered; [`Self::started`] or [`Self::not_had`] follows for each pick.
+    /// The lease call was answered; [`Self::had`] or [`Self::not_had`] follows for each pick.
     pub fn lease_answered(&mut self) {
         self.leasing = 0;
     }
 
-    pub fn started(&mut self) {
-        self.running += 1;
+    /// The task is ours; it starts when [`Self::start_next`] gives it out.
+    pub fn had(&mut self, candidate: Candidate, lease: Lease, now_ms: i64) {
+        self.stock.push(candidate, lease, now_ms);
+    }
+
+    /// The next task to start, if there is a place for it.
+    pub fn start_next(&mut self) -> Option<Ahead> {
+        let next = if self.running < self.in_flight { self.stock.pop() } else { None };
+        self.running += usize::from(next.is_some());
+        next
+    }
+
+    /// A leased task that is to be given back without a start: one that has waited for too long, or `all` of them. For what
+    /// becomes of it, it counts as started: [`Self::ended`] follows.
+    pub fn give_back(&mut self, all: bool, now_ms: i64) -> Option<Ahead> {
+        let next = if all || self.stock.is_stale(now_ms) { self.stock.pop() } else { None };
+        self.running += usize::from(next.is_some());
+        next
+    }
+
+    /// Attempts end so quickly that their results may wait for each other.
+    pub fn is_quick(&self, now_ms: i64) -> bool {
+        self.ahead(now_ms) > 1 && self.running > 0
+    }
+
+    /// Half of the places, at least one.
+    pub fn half(&self) -> usize {
+        self.in_flight.div_ceil(2)
     }
 
     /// The task was gone. Its place and turn at its host are the caller's to release.
@@ -146,6 +180,7 @@ impl Planner {
     pub fn ended(&mut self, attempted: &Attempted, outcome: Outcome, now_ms: i64, unit: f64) -> Settlement {
         self.running = self.running.saturating_sub(1);
         self.unsettled += 1;
+        self.stock.ended(now_ms.saturating_sub(self.wall_ahead_ms));
         self.judge.settlement(attempted, outcome, now_ms, unit)
     }
 
@@ -171,6 +206,7 @@ impl Planner {
         let times = [
             self.window.next_due_ms().map(steady),
             self.window.next_aside_ms(),
+            self.stock.stale_at_ms(),
             hosts.next_open_ms(now_ms),
             parked,
             Some(self.hold_until_ms),
@@ -182,8 +218,14 @@ impl Planner {
         self.running
     }
 
+    /// Tasks that are ours and not over.
     pub fn busy(&self) -> usize {
-        self.running + self.leasing
+        self.running + self.leasing + self.stock.len()
+    }
+
+    /// Leased tasks that wait for a place.
+    pub fn stocked(&self) -> usize {
+        self.stock.len()
     }
 
     pub fn alarm(&self) -> &str {
@@ -210,14 +252,20 @@ impl Planner {
         }
     }
 
-    fn places(&self, allowance: Allowance) -> usize {
+    /// How many more than there are places for may be leased. With as many again as there are places, hosts that are slow would come
+    /// to hold twice as many of them.
+    fn ahead(&self, now_ms: i64) -> usize {
+        self.stock.ahead(now_ms).min(self.in_flight / 2)
+    }
+
+    fn places(&self, allowance: Allowance, now_ms: i64) -> usize {
         if self.controls.paused || self.unsettled >= self.in_flight * UNSETTLED_FACTOR {
             return 0;
         }
-        let free = self.in_flight.saturating_sub(self.running);
+        let taken = self.running + self.stock.len();
         match allowance {
-            Allowance::All => free,
-            Allowance::One => free.min(1),
+            Allowance::All => (self.in_flight + self.ahead(now_ms)).saturating_sub(taken),
+            Allowance::One => self.in_flight.saturating_sub(taken).min(1),
             Allowance::Wait(_) => 0,
         }
     }
