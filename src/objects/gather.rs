@@ -13,6 +13,8 @@ const JOINED_BYTES: usize = 64 * 1024;
 #[derive(Default)]
 pub(super) struct Gathered {
     pieces: Vec<Bytes>,
+    /// A small piece that came behind a large one, or first: kept as it is until another follows.
+    lone: Bytes,
     /// Small pieces that came last.
     tail: BytesMut,
     bytes: u64,
@@ -26,16 +28,24 @@ impl Gathered {
             self.pieces.push(piece);
             return;
         }
-        if self.tail.len() + piece.len() > JOINED_BYTES {
+        if self.tail.is_empty() && self.lone.is_empty() {
+            self.lone = piece;
+            return;
+        }
+        if self.lone.len() + self.tail.len() + piece.len() > JOINED_BYTES {
             self.join();
         }
-        if self.tail.capacity() == 0 && !piece.is_empty() {
+        if self.tail.capacity() == 0 {
             self.tail.reserve(JOINED_BYTES);
         }
+        self.tail.extend_from_slice(&std::mem::take(&mut self.lone));
         self.tail.extend_from_slice(&piece);
     }
 
     fn join(&mut self) {
+        if !self.lone.is_empty() {
+            self.pieces.push(std::mem::take(&mut self.lone));
+        }
         if !self.tail.is_empty() {
             self.pieces.push(std::mem::take(&mut self.tail).freeze());
         }
@@ -73,5 +83,15 @@ mod tests {
         assert!(pieces.len() < 6, "{} pieces", pieces.len());
         assert_eq!(pieces.concat(), body);
         assert!(gathered.take().is_empty() && gathered.bytes() == 0);
+    }
+
+    #[test]
+    fn a_small_body_is_not_copied() {
+        let body = Bytes::from(vec![7; 100]);
+        let mut gathered = Gathered::default();
+        gathered.push(Bytes::new());
+        gathered.push(body.clone());
+        let pieces = gathered.take();
+        assert_eq!(pieces.iter().map(|piece| piece.as_ptr()).collect::<Vec<_>>(), [body.as_ptr()]);
     }
 }

@@ -228,12 +228,10 @@ impl Worker {
 
 fn label(run: &Run<'_>, fetched: &Fetched<'_>, first: &[Bytes]) -> Label {
     let spec = &run.assignment.spec;
-    let mut start = Vec::with_capacity(kind::SNIFF_BYTES);
-    for piece in first {
-        let wanted = piece.len().min(kind::SNIFF_BYTES - start.len());
-        start.extend_from_slice(piece.get(..wanted).unwrap_or_default());
-    }
-    let seen = kind::seen(&start);
+    let seen = match first {
+        [first] => kind::seen(first),
+        pieces => kind::seen(&pieces.iter().flatten().copied().take(kind::SNIFF_BYTES).collect::<Vec<_>>()),
+    };
     let mut metadata = spec.object_metadata.clone();
     if let Some(seen) = seen {
         metadata.insert(SEEN_TYPE.to_owned(), seen.to_owned());
