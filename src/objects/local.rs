@@ -13,6 +13,8 @@ use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use super::folders::{self, Folders, from_errno, from_io};
+use super::gather::Buffers;
+use super::local_upload::GATHERED_BYTES;
 use super::{Error, ErrorKind, Head, KeepStage, Place};
 
 pub(super) const STAGING: &str = ".staging";
@@ -26,6 +28,8 @@ pub(super) struct Shared {
     pub(super) folders: Folders,
     /// Names of staged files some upload of this process holds. Bounded by the uploads in flight.
     live: Mutex<HashSet<String>>,
+    /// Of what is written at once.
+    pub(super) buffers: Buffers,
 }
 
 impl Shared {
@@ -36,7 +40,11 @@ impl Shared {
 
 impl Local {
     pub(super) fn new(root: &Path) -> Result<Self, Error> {
-        Ok(Self(Arc::new(Shared { folders: Folders::new(root)?, live: Mutex::default() })))
+        Ok(Self(Arc::new(Shared {
+            folders: Folders::new(root)?,
+            live: Mutex::default(),
+            buffers: Buffers::of(GATHERED_BYTES),
+        })))
     }
 
     pub(super) async fn head(&self, place: &Place) -> Result<Option<Head>, Error> {

@@ -19,6 +19,8 @@ use super::{Error, ErrorKind, Head, Part, Place, Unfinished};
 
 /// Bytes gathered before a thread is asked to write them.
 const WRITE_BYTES: u64 = 1024 * 1024;
+/// With the piece that came last.
+pub(super) const GATHERED_BYTES: u64 = WRITE_BYTES + WRITE_BYTES / 2;
 
 pub(super) struct LocalUpload {
     place: Place,
@@ -45,7 +47,7 @@ impl LocalUpload {
             place: place.clone(),
             stage: stage.to_owned(),
             staged: Some(Arc::new(staged)),
-            gathered: Gathered::default(),
+            gathered: Gathered::new(&shared.buffers, GATHERED_BYTES),
             part_bytes,
             in_part_bytes: 0,
             end_bytes: 0,
@@ -93,7 +95,11 @@ impl LocalUpload {
             return Ok(());
         }
         let (staged, pieces) = (self.staged()?, self.take());
-        blocking(move || staged.write(&pieces)).await
+        let written = blocking(move || staged.write(&pieces).map(|()| pieces)).await?;
+        if let Ok([buffer]) = <[Bytes; 1]>::try_from(written) {
+            self.gathered.reuse(buffer);
+        }
+        Ok(())
     }
 
     /// The staged file is on disk, with its name, when it returns.

@@ -16,6 +16,7 @@ use object_store::{
     PutPayload, RetryConfig,
 };
 
+use super::gather::Buffers;
 use super::s3_error::{classify, is_unknown_upload};
 use super::{Error, ErrorKind, Head, Label, Options, Place};
 
@@ -32,6 +33,8 @@ struct Shared {
     credentials: Option<Credentials>,
     /// One for each bucket used so far; the allowed ones bound it.
     clients: Mutex<HashMap<String, Arc<AmazonS3>>>,
+    /// Of one part each.
+    buffers: Buffers,
 }
 
 struct Credentials {
@@ -53,10 +56,15 @@ impl S3 {
             (Some(id), Some(secret)) => Some(Credentials { id: read_secret(id)?, secret: read_secret(secret)? }),
             _ => None,
         };
-        let s3 = Self(Arc::new(Shared { options, credentials, clients: Mutex::default() }));
+        let buffers = Buffers::of(options.multipart_bytes);
+        let s3 = Self(Arc::new(Shared { options, credentials, clients: Mutex::default(), buffers }));
         // Built now, so that settings no client can be made of are found at the start.
         s3.client(&s3.0.options.bucket)?;
         Ok(s3)
+    }
+
+    pub(super) fn buffers(&self) -> &Buffers {
+        &self.0.buffers
     }
 
     /// Equal parts of at least this many bytes.

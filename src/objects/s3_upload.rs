@@ -49,15 +49,16 @@ impl S3Upload {
     pub(super) fn begin(s3: &S3, place: &Place, label: &Label, stage: &str, bytes_max: u64) -> Result<Self, Error> {
         let mut attributes = s3::attributes(label)?;
         s3::insert(&mut attributes, s3::ATTEMPT, stage.to_owned());
+        let part_bytes = part_bytes(s3.part_bytes_min(), bytes_max);
         Ok(Self {
             client: s3.client(&place.bucket)?,
             path: s3::path(place)?,
-            part_bytes: part_bytes(s3.part_bytes_min(), bytes_max),
+            part_bytes,
+            gathered: Gathered::new(s3.buffers(), part_bytes.min(bytes_max)),
             s3: s3.clone(),
             place: place.clone(),
             attributes,
             stage: stage.to_owned(),
-            gathered: Gathered::default(),
             sent_bytes: 0,
             upload_id: None,
             parts: Vec::new(),
@@ -71,6 +72,7 @@ impl S3Upload {
         let begun = Self::begin(s3, place, &Label::default(), &unfinished.stage, 0)?;
         Ok(Self {
             part_bytes: unfinished.part_bytes,
+            gathered: Gathered::new(s3.buffers(), unfinished.part_bytes),
             sent_bytes: unfinished.parts.last().map_or(0, |part| part.end_bytes),
             upload_id: Some(unfinished.upload_id.clone()),
             parts: unfinished.parts.iter().map(|part| PartId { content_id: part.id.clone() }).collect(),
@@ -127,7 +129,9 @@ impl S3Upload {
         let id = self.upload_id.clone().unwrap_or_default();
         let body = self.take();
         let bytes = body.content_length() as u64;
+        let kept = body.clone();
         let part = self.client.put_part(&self.path, &id, index, body).await.map_err(|error| self.told(&error))?;
+        self.reuse(kept);
         let content_id = part.content_id.clone();
         self.parts.push(part);
         self.sent_bytes += bytes;
@@ -137,6 +141,14 @@ impl S3Upload {
     /// All that is gathered, without copying it once more.
     fn take(&mut self) -> PutPayload {
         self.gathered.take().into_iter().collect()
+    }
+
+    /// What was sent is stored: its memory is free.
+    fn reuse(&mut self, sent: PutPayload) {
+        // More than one piece is no buffer, and would be copied into one here.
+        if sent.as_ref().len() == 1 {
+            self.gathered.reuse(sent.into());
+        }
     }
 
     fn told(&mut self, error: &object_store::Error) -> Error {
@@ -152,8 +164,12 @@ impl S3Upload {
         s3::insert(&mut self.attributes, s3::SHA256, s3::hex(&sha256));
         let body = self.take();
         self.sent_bytes = body.content_length() as u64;
+        let kept = body.clone();
         match s3::put(&self.client, &self.path, body, self.attributes.clone()).await {
-            Ok(head) => Ok(Head { sha256: Some(sha256), ..head }),
+            Ok(head) => {
+                self.reuse(kept);
+                Ok(Head { sha256: Some(sha256), ..head })
+            }
             Err(error) => self.settled(error).await,
         }
     }
