@@ -14,17 +14,32 @@ pub(super) type Leased = (Taken, Result<Vec<Option<Lease>>, Refusal>);
 /// Each settlement with what became of it, or why the store serves no longer.
 pub(super) type SettledAll = Result<Vec<(Settlement, Settled)>, Refusal>;
 
-/// One lease call. A busy refusal is the caller's to wait for: its picks may have become the wrong ones by then.
-pub(super) async fn lease_all<E: Effects>(effects: Arc<E>, taken: Taken, now_ms: i64, until_ms: i64) -> Leased {
+/// What came of one call.
+pub(super) struct Called {
+    pub leased: Leased,
+    pub settled: SettledAll,
+}
+
+/// Ends attempts and leases picks in one group. A lease call that was refused as busy is the caller's to wait for: its picks may
+/// have become the wrong ones by then. A result is never dropped while the store serves.
+pub(super) async fn call<E: Effects>(
+    effects: Arc<E>,
+    batch: Vec<Settlement>,
+    taken: Taken,
+    now_ms: i64,
+    until_ms: i64,
+) -> Called {
     let wants: Vec<LeaseWant> =
         taken.picks.iter().map(|pick| LeaseWant { task: pick.task, from: pick.from, until_ms }).collect();
-    let answer = match effects.lease(wants.clone(), taken.spent.clone(), now_ms).await {
+    let (settled, leased) = effects.settle_and_lease(batch.clone(), wants.clone(), taken.spent.clone(), now_ms).await;
+    let settled = settle_all(effects.as_ref(), batch, settled).await;
+    let leased = match leased {
         Err(refusal) if !is_final(&refusal) && !is_busy(&refusal) => {
             lease_apart(effects.as_ref(), wants, &taken, now_ms, refusal).await
         }
         answer => answer,
     };
-    (taken, answer)
+    Called { leased: (taken, leased), settled }
 }
 
 /// One of the picks cannot be leased: find out which, and lease the others.
@@ -42,7 +57,7 @@ async fn lease_apart<E: Effects>(
     for (wants, spent) in calls {
         let task = wants.first().map(|want| want.task);
         let answer = loop {
-            match effects.lease(wants.clone(), spent.clone(), now_ms).await {
+            match effects.settle_and_lease(Vec::new(), wants.clone(), spent.clone(), now_ms).await.1 {
                 Err(refusal) if is_busy(&refusal) => tokio::time::sleep(pause_of(&refusal)).await,
                 answer => break answer,
             }
@@ -61,9 +76,13 @@ async fn lease_apart<E: Effects>(
     Ok(leases)
 }
 
-/// Settles until it is done: a result is never dropped while the store serves.
-pub(super) async fn settle_all<E: Effects>(effects: Arc<E>, batch: Vec<Settlement>) -> SettledAll {
-    match settle_patiently(effects.as_ref(), &batch).await {
+/// Settles until it is done, `first` being the first answer.
+async fn settle_all<E: Effects>(
+    effects: &E,
+    batch: Vec<Settlement>,
+    first: Result<Vec<Settled>, Refusal>,
+) -> SettledAll {
+    match settle_patiently(effects, &batch, Some(first)).await {
         Ok(settled) => Ok(paired(batch, settled)),
         Err(refusal) if is_final(&refusal) => Err(refusal),
         Err(refusal) => {
@@ -71,7 +90,7 @@ pub(super) async fn settle_all<E: Effects>(effects: Arc<E>, batch: Vec<Settlemen
             let mut done = Vec::with_capacity(batch.len());
             for settlement in batch {
                 let one = vec![settlement];
-                match settle_patiently(effects.as_ref(), &one).await {
+                match settle_patiently(effects, &one, None).await {
                     Ok(settled) => done.extend(paired(one, settled)),
                     Err(refusal) if is_final(&refusal) => return Err(refusal),
                     Err(refusal) => {
@@ -85,9 +104,18 @@ pub(super) async fn settle_all<E: Effects>(effects: Arc<E>, batch: Vec<Settlemen
     }
 }
 
-async fn settle_patiently<E: Effects>(effects: &E, batch: &[Settlement]) -> Result<Vec<Settled>, Refusal> {
+/// `answer`: what came of it already.
+async fn settle_patiently<E: Effects>(
+    effects: &E,
+    batch: &[Settlement],
+    mut answer: Option<Result<Vec<Settled>, Refusal>>,
+) -> Result<Vec<Settled>, Refusal> {
     loop {
-        match effects.settle(batch.to_vec()).await {
+        let settled = match answer.take() {
+            Some(answer) => answer,
+            None => effects.settle_and_lease(batch.to_vec(), Vec::new(), Vec::new(), 0).await.0,
+        };
+        match settled {
             Err(refusal) if is_busy(&refusal) => tokio::time::sleep(pause_of(&refusal)).await,
             answer => return answer,
         }

@@ -43,13 +43,14 @@ pub(super) trait Effects: Send + Sync + 'static {
     fn void_leases(&self, now_ms: i64, interrupted_max: u32) -> impl Future<Output = Result<u64, Refusal>> + Send;
     /// What could be read, and why the rest could not.
     fn read(&self, reads: Reads) -> impl Future<Output = (Fetched, Option<Refusal>)> + Send;
-    fn lease(
+    /// Ends attempts and starts others, in one group of the store; each half has its own answer.
+    fn settle_and_lease(
         &self,
+        settlements: Vec<Settlement>,
         wants: Vec<LeaseWant>,
         spent: Vec<QueueKey>,
         now_ms: i64,
-    ) -> impl Future<Output = Result<Vec<Option<Lease>>, Refusal>> + Send;
-    fn settle(&self, settlements: Vec<Settlement>) -> impl Future<Output = Result<Vec<Settled>, Refusal>> + Send;
+    ) -> impl Future<Output = (Result<Vec<Settled>, Refusal>, Result<Vec<Option<Lease>>, Refusal>)> + Send;
     fn attempt(self: Arc<Self>, start: Start) -> impl Future<Output = Outcome> + Send;
     fn controls(&self) -> Controls;
     /// Ticks when there may be new rows.
@@ -86,17 +87,14 @@ impl Effects for Live {
             .unwrap_or_else(|refusal| (Fetched::default(), Some(refusal)))
     }
 
-    async fn lease(
+    async fn settle_and_lease(
         &self,
+        settlements: Vec<Settlement>,
         wants: Vec<LeaseWant>,
         spent: Vec<QueueKey>,
         now_ms: i64,
-    ) -> Result<Vec<Option<Lease>>, Refusal> {
-        self.store.lease(wants, spent, now_ms).await
-    }
-
-    async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>, Refusal> {
-        self.store.settle(settlements).await
+    ) -> (Result<Vec<Settled>, Refusal>, Result<Vec<Option<Lease>>, Refusal>) {
+        self.store.settle_and_lease(settlements, wants, spent, now_ms).await
     }
 
     async fn attempt(self: Arc<Self>, start: Start) -> Outcome {

@@ -1,7 +1,7 @@
 //! The loop that owns the dispatcher's state: wait for one event, apply it, act.
 //!
-//! A lease call, a settle call and all attempts run beside each other; the loop waits for whichever ends first. It never waits
-//! for a commit or an attempt alone. Must not know: what is decided (`plan`), how effects are done (`effects`).
+//! A call to the store and all attempts run beside each other; the loop waits for whichever ends first. It never waits for a
+//! commit or an attempt alone. Must not know: what is decided (`plan`), how effects are done (`effects`).
 
 use std::collections::{BTreeSet, HashMap};
 use std::pin::Pin;
@@ -15,7 +15,7 @@ use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::calls::{Leased, SettledAll, lease_all, settle_all};
+use super::calls::{Called, call};
 use super::effects::{Effects, Start};
 use super::gate::{AttemptGate, Hosts};
 use super::handle::Board;
@@ -39,7 +39,7 @@ use crate::worker::Outcome;
 const TURN_MAX: Duration = Duration::from_secs(1);
 /// Reads of one turn: between turns results are collected.
 const READS_PER_TURN: usize = 4;
-/// Settlements of one call: what a commit group takes anyway.
+/// Settlements of one call: half of what a commit group takes.
 const SETTLE_MAX: usize = 512;
 /// Results wait so long for each other while attempts are quick: one sync serves them all.
 const SETTLE_PAUSE_MS: i64 = 2;
@@ -68,10 +68,9 @@ pub(super) struct Engine<E> {
     attempts: JoinSet<Outcome>,
     running: HashMap<Id, Attempted>,
     stop_attempts: CancellationToken,
-    /// At most one lease call and one settle call are under way.
-    lease: Option<BoxFuture<'static, Leased>>,
-    settle: Option<BoxFuture<'static, SettledAll>>,
-    /// Results that wait for the next settle call: bounded by the planner.
+    /// At most one is under way: results go out, leases come in.
+    call: Option<BoxFuture<'static, Called>>,
+    /// Results that wait for the next call: as many at most as run or are leased ahead, for a call takes all before it leases.
     results: Vec<Settlement>,
     /// Since when the first of them waits.
     results_since_ms: i64,
@@ -97,8 +96,7 @@ enum Stage {
 }
 
 enum Event {
-    Leased(Leased),
-    Settled(SettledAll),
+    Called(Called),
     Ended(Result<(Id, Outcome), JoinError>),
     Work(bool),
     Stop,
@@ -119,8 +117,7 @@ impl<E: Effects> Engine<E> {
             attempts: JoinSet::new(),
             running: HashMap::new(),
             stop_attempts: CancellationToken::new(),
-            lease: None,
-            settle: None,
+            call: None,
             results: Vec::new(),
             results_since_ms: 0,
             work: None,
@@ -190,11 +187,7 @@ impl<E: Effects> Engine<E> {
     }
 
     fn is_idle(&self) -> bool {
-        self.attempts.is_empty()
-            && self.lease.is_none()
-            && self.settle.is_none()
-            && self.results.is_empty()
-            && self.planner.stocked() == 0
+        self.attempts.is_empty() && self.call.is_none() && self.results.is_empty() && self.planner.stocked() == 0
     }
 
     /// Everything that can be done now without waiting for anybody.
@@ -213,13 +206,11 @@ impl<E: Effects> Engine<E> {
         self.hosts.table().expire(now_ms);
         let is_serving = self.stage == Stage::Serving;
         self.give_back(!is_serving);
-        let mut is_leasing = false;
         if is_serving {
             self.start_next();
             self.refill().await;
-            is_leasing = self.start_lease();
         }
-        self.start_settle(is_leasing);
+        self.start_call(is_serving);
         self.publish(false);
     }
 
@@ -255,32 +246,27 @@ impl<E: Effects> Engine<E> {
         }
     }
 
-    /// True: a call begins.
-    fn start_lease(&mut self) -> bool {
-        if self.lease.is_some() {
-            return false;
+    fn start_call(&mut self, is_serving: bool) {
+        if self.call.is_some() {
+            return;
         }
         let now_ms = self.shared.clock.steady_ms();
-        let Some(taken) = self.planner.choose(&mut self.hosts.table(), now_ms) else { return false };
+        let taken = if is_serving { self.planner.choose(&mut self.hosts.table(), now_ms) } else { None };
+        // With leases to come, results need not wait for more of their kind.
+        let is_time = self.settle_at_ms(now_ms).is_some_and(|at_ms| taken.is_some() || at_ms <= now_ms);
+        if taken.is_none() && !is_time {
+            return;
+        }
+        let taken = taken.unwrap_or_default();
         for pick in &taken.picks {
             self.shared.leases.leasing(pick.task);
         }
+        let results = if is_time { self.results.len().min(SETTLE_MAX) } else { 0 };
+        let batch = self.results.drain(..results).collect();
+        self.results_since_ms = now_ms;
         let now_ms = self.shared.clock.now_ms();
         let until_ms = now_ms.saturating_add_unsigned(self.options.lease_ms);
-        self.lease = Some(Box::pin(lease_all(self.effects.clone(), taken, now_ms, until_ms)));
-        true
-    }
-
-    /// `is_leasing`: a lease call begins at this moment, and both go into one group.
-    fn start_settle(&mut self, is_leasing: bool) {
-        let now_ms = self.shared.clock.steady_ms();
-        let is_time = self.settle_at_ms(now_ms).is_some_and(|at_ms| is_leasing || at_ms <= now_ms);
-        if self.settle.is_some() || !is_time {
-            return;
-        }
-        let batch = self.results.drain(..self.results.len().min(SETTLE_MAX)).collect();
-        self.results_since_ms = now_ms;
-        self.settle = Some(Box::pin(settle_all(self.effects.clone(), batch)));
+        self.call = Some(Box::pin(call(self.effects.clone(), batch, taken, now_ms, until_ms)));
     }
 
     /// When the results that are there are to be settled.
@@ -296,8 +282,7 @@ impl<E: Effects> Engine<E> {
         let wants_news = self.stage == Stage::Serving && self.planner.wants_news(self.shared.clock.steady_ms());
         let is_serving = self.stage == Stage::Serving;
         tokio::select! {
-            leased = or_never(&mut self.lease) => Event::Leased(leased),
-            settled = or_never(&mut self.settle) => Event::Settled(settled),
+            called = or_never(&mut self.call) => Event::Called(called),
             Some(ended) = self.attempts.join_next_with_id() => Event::Ended(ended),
             is_open = changed(&mut self.work), if wants_news => Event::Work(is_open),
             () = stop.cancelled(), if is_serving => Event::Stop,
@@ -316,7 +301,7 @@ impl<E: Effects> Engine<E> {
         }
         let now_ms = self.shared.clock.steady_ms();
         let next = self.planner.next_look_ms(&self.hosts.table(), now_ms);
-        let settle = self.settle_at_ms(now_ms).filter(|_| self.settle.is_none());
+        let settle = self.settle_at_ms(now_ms).filter(|_| self.call.is_none());
         let next = next.into_iter().chain(settle).min();
         let next = next.map(|at| Duration::from_millis(at.saturating_sub(now_ms).max(1).unsigned_abs()));
         next.map_or(TURN_MAX, |next| next.min(TURN_MAX))
@@ -324,16 +309,12 @@ impl<E: Effects> Engine<E> {
 
     fn apply(&mut self, event: Event, stop_grace: Duration) -> Result<(), Refusal> {
         match event {
-            Event::Leased((taken, answer)) => {
-                self.lease = None;
-                self.leased(taken, answer)
-            }
-            Event::Settled(answer) => {
-                self.settle = None;
-                for (settlement, settled) in answer? {
+            Event::Called(Called { leased: (taken, answer), settled }) => {
+                self.call = None;
+                for (settlement, settled) in settled? {
                     self.settled(&settlement, &settled);
                 }
-                Ok(())
+                self.leased(taken, answer)
             }
             Event::Ended(ended) => {
                 self.ended(ended);

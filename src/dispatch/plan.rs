@@ -16,9 +16,6 @@ use crate::model::{Controls, TaskRef};
 use crate::store::{End, Lease, ReadyNews, Settlement};
 use crate::worker::Outcome;
 
-/// Results that wait to be settled stay below this many times the places: beyond it nothing new starts.
-const UNSETTLED_FACTOR: usize = 4;
-
 #[derive(Debug)]
 pub(super) struct Planner {
     in_flight: usize,
@@ -30,7 +27,6 @@ pub(super) struct Planner {
     /// Leased, and no place was free yet.
     stock: Stock,
     running: usize,
-    unsettled: usize,
     /// No lease call before this: the committer is busy.
     hold_until_ms: i64,
     /// The last choice left places free.
@@ -51,7 +47,6 @@ impl Planner {
             leasing: 0,
             stock: Stock::default(),
             running: 0,
-            unsettled: 0,
             hold_until_ms: 0,
             is_short: false,
             wall_ahead_ms: 0,
@@ -179,14 +174,12 @@ impl Planner {
     /// An attempt came to its end: what to write about it. `now_ms` is the wall clock's.
     pub fn ended(&mut self, attempted: &Attempted, outcome: Outcome, now_ms: i64, unit: f64) -> Settlement {
         self.running = self.running.saturating_sub(1);
-        self.unsettled += 1;
         self.stock.ended(now_ms.saturating_sub(self.wall_ahead_ms));
         self.judge.settlement(attempted, outcome, now_ms, unit)
     }
 
     /// A settlement is durable, or was refused as stale.
     pub fn settled(&mut self, task: TaskRef, end: &End) {
-        self.unsettled = self.unsettled.saturating_sub(1);
         self.window.forget(task);
         match end {
             End::Retry { not_before_ms, .. } | End::Released { not_before_ms, .. } => {
@@ -259,7 +252,7 @@ impl Planner {
     }
 
     fn places(&self, allowance: Allowance, now_ms: i64) -> usize {
-        if self.controls.paused || self.unsettled >= self.in_flight * UNSETTLED_FACTOR {
+        if self.controls.paused {
             return 0;
         }
         let taken = self.running + self.stock.len();

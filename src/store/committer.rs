@@ -75,6 +75,25 @@ struct Waiting {
     closed: bool,
 }
 
+impl Waiting {
+    /// Why nothing more can be taken now.
+    fn refusal(&self) -> Option<Refusal> {
+        if self.closed {
+            return Some(Refusal::new(RefusalCode::Unavailable, "the store is closed"));
+        }
+        let is_full = self.verbs.len() >= WAITING_VERBS_MAX || self.bytes >= WAITING_BYTES_MAX;
+        is_full.then(|| {
+            let busy = Refusal::new(RefusalCode::RateLimited, "too many changes are waiting for the disk");
+            busy.with_retry_after(Duration::from_millis(100))
+        })
+    }
+
+    fn push(&mut self, verb: Box<dyn Verb>, bytes: usize) {
+        self.bytes += bytes;
+        self.verbs.push_back((verb, bytes));
+    }
+}
+
 pub struct Committer {
     waiting: Mutex<Waiting>,
     arrived: Condvar,
@@ -140,15 +159,7 @@ impl Committer {
     /// Commits now when nobody else is at it and the caller `may_commit`, else queues. `bytes`: about what the verb will write.
     pub fn submit(&self, verb: Box<dyn Verb>, bytes: usize, may_commit: bool) {
         let mut waiting = lock(&self.waiting);
-        let refused = if waiting.closed {
-            Some(Refusal::new(RefusalCode::Unavailable, "the store is closed"))
-        } else if waiting.verbs.len() >= WAITING_VERBS_MAX || waiting.bytes >= WAITING_BYTES_MAX {
-            let busy = Refusal::new(RefusalCode::RateLimited, "too many changes are waiting for the disk");
-            Some(busy.with_retry_after(Duration::from_millis(100)))
-        } else {
-            None
-        };
-        if let Some(refusal) = refused {
+        if let Some(refusal) = waiting.refusal() {
             drop(waiting);
             verb.answer(Some(refusal));
             return;
@@ -162,8 +173,20 @@ impl Committer {
             core.commit(vec![verb]);
             return;
         }
-        waiting.bytes += bytes;
-        waiting.verbs.push_back((verb, bytes));
+        waiting.push(verb, bytes);
+        drop(waiting);
+        self.arrived.notify_one();
+    }
+
+    /// Queues verbs that are to share a sync; all of them or none.
+    pub fn submit_together(&self, verbs: Vec<(Box<dyn Verb>, usize)>) {
+        let mut waiting = lock(&self.waiting);
+        if let Some(refusal) = waiting.refusal() {
+            drop(waiting);
+            verbs.into_iter().for_each(|(verb, _)| verb.answer(Some(refusal.clone())));
+            return;
+        }
+        verbs.into_iter().for_each(|(verb, bytes)| waiting.push(verb, bytes));
         drop(waiting);
         self.arrived.notify_one();
     }

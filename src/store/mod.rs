@@ -81,6 +81,26 @@ pub struct Store {
     tails: Arc<output::Tails>,
 }
 
+type Answer<T> = oneshot::Receiver<Result<T, Refusal>>;
+
+/// A verb, and where its result will be.
+fn awaited<T, F>(change: F) -> (Box<dyn committer::Verb>, Answer<T>)
+where
+    T: Send + 'static,
+    F: FnOnce(&mut Tx<'_>) -> Result<T, Refusal> + Send + 'static,
+{
+    let (answer, wait) = oneshot::channel();
+    let done = move |result| {
+        // A caller that went away does not need the answer; the change stands.
+        let _ = answer.send(result);
+    };
+    (Box::new(Request { change: Some(change), result: None, done }), wait)
+}
+
+async fn answered<T>(answer: Answer<T>) -> Result<T, Refusal> {
+    answer.await.unwrap_or_else(|_| Err(Refusal::new(RefusalCode::Unavailable, "the store has stopped")))
+}
+
 impl Store {
     /// Makes a change and waits for its sync. `bytes`: about what it writes.
     async fn change<T, F>(&self, bytes: usize, change: F) -> Result<T, Refusal>
@@ -91,8 +111,7 @@ impl Store {
         self.change_by(true, bytes, change).await
     }
 
-    /// The same, always by the committer's thread: for threads that stand back, and for the dispatcher's loop, which has more to do than to wait for a disk, and
-    /// whose lease and settle calls of one turn then share a sync.
+    /// The same, always by the committer's thread: for threads that stand back.
     async fn change_aside<T, F>(&self, bytes: usize, change: F) -> Result<T, Refusal>
     where
         T: Send + 'static,
@@ -106,13 +125,9 @@ impl Store {
         T: Send + 'static,
         F: FnOnce(&mut Tx<'_>) -> Result<T, Refusal> + Send + 'static,
     {
-        let (answer, wait) = oneshot::channel();
-        let done = move |result| {
-            // A caller that went away does not need the answer; the change stands.
-            let _ = answer.send(result);
-        };
-        self.committer.submit(Box::new(Request { change: Some(change), result: None, done }), bytes, may_commit);
-        wait.await.unwrap_or_else(|_| Err(Refusal::new(RefusalCode::Unavailable, "the store has stopped")))
+        let (verb, answer) = awaited(change);
+        self.committer.submit(verb, bytes, may_commit);
+        answered(answer).await
     }
 
     /// Accepts a job: manifest, tasks, idempotency key and queue entry at once. `done` runs after the sync, on the committer's
@@ -130,38 +145,61 @@ impl Store {
         self.committer.submit(Box::new(Request { change: Some(change), result: None, done }), bytes, true);
     }
 
-    /// Starts attempts: each is counted before it runs. `None` where the task is no longer to be had (canceled, deleted,
-    /// taken). `spent` are ready entries of which nothing is left to lease after this.
+    /// Ends attempts and starts others, in one group. An end's task, job counters, log line, indexes and dead letter move at once.
+    /// An attempt that starts is counted before it runs; `None` where the task is no longer to be had (canceled, deleted, taken).
+    /// `spent` are ready entries of which nothing is left to lease after this.
+    pub async fn settle_and_lease(
+        &self,
+        settlements: Vec<Settlement>,
+        wants: Vec<LeaseWant>,
+        spent: Vec<QueueKey>,
+        now_ms: i64,
+    ) -> (Result<Vec<Settled>, Refusal>, Result<Vec<Option<Lease>>, Refusal>) {
+        let mut verbs = Vec::new();
+        let settled = (!settlements.is_empty()).then(|| {
+            let bytes = 1_024 * settlements.len();
+            let (verb, answer) = awaited(move |tx| {
+                settlements.into_iter().map(|settlement| queue::settle(tx, settlement)).collect::<Result<Vec<_>, _>>()
+            });
+            verbs.push((verb, bytes));
+            answer
+        });
+        let leased = (!wants.is_empty() || !spent.is_empty()).then(|| {
+            let bytes = 256 * (wants.len() + spent.len());
+            let (verb, answer) = awaited(move |tx| queue::lease_all(tx, wants, spent, now_ms));
+            verbs.push((verb, bytes));
+            answer
+        });
+        self.committer.submit_together(verbs);
+        let settled = match settled {
+            Some(answer) => answered(answer).await,
+            None => Ok(Vec::new()),
+        };
+        let leased = match leased {
+            Some(answer) => answered(answer).await,
+            None => Ok(Vec::new()),
+        };
+        (settled, leased)
+    }
+
+    /// [`Self::settle_and_lease`] that only starts attempts.
     pub async fn lease(
         &self,
         wants: Vec<LeaseWant>,
         spent: Vec<QueueKey>,
         now_ms: i64,
     ) -> Result<Vec<Option<Lease>>, Refusal> {
-        self.change_aside(256 * (wants.len() + spent.len()), move |tx| {
-            let leases = wants.into_iter().map(|want| queue::lease(tx, want, now_ms)).collect::<Result<_, _>>()?;
-            for key in spent {
-                if let QueueKey::Ready { priority, seq, .. } = key {
-                    tx.spent.push((keys::class_index(priority), seq));
-                    tx.delete(keys::of(key));
-                }
-            }
-            Ok(leases)
-        })
-        .await
+        self.settle_and_lease(Vec::new(), wants, spent, now_ms).await.1
+    }
+
+    /// [`Self::settle_and_lease`] that only ends attempts.
+    pub async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>, Refusal> {
+        self.settle_and_lease(settlements, Vec::new(), Vec::new(), 0).await.0
     }
 
     /// Tenants that were given ready entries since the last call. For the one dispatcher that keeps the cursors.
     pub fn take_ready_news(&self) -> ReadyNews {
         self.published.take_ready()
-    }
-
-    /// Ends attempts. Settling twice, or with an epoch that is not the present one, changes nothing and says `Stale`.
-    pub async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>, Refusal> {
-        self.change_aside(1_024 * settlements.len(), move |tx| {
-            settlements.into_iter().map(|settlement| queue::settle(tx, settlement)).collect()
-        })
-        .await
     }
 
     /// Boot: every lease is void. Its task is due at once; one interrupted more than `interrupted_max` times in a row dies

@@ -10,7 +10,7 @@ mod settle;
 
 pub use admit::{Admission, admit};
 pub use cancel::cancel;
-pub use lease::{lease, void_leases};
+pub use lease::{lease_all, void_leases};
 pub use reopen::{replay, retry};
 pub use settle::settle;
 

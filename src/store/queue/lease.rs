@@ -7,8 +7,25 @@ use crate::store::records::{FailureRow, JobRow, LeaseRow, TaskRow};
 use crate::store::tx::{Rows, Tx};
 use crate::store::{End, Lease, LeaseWant, QueueKey, Settlement};
 
+/// Leases what is wanted, and deletes entries of which nothing is left to lease.
+pub fn lease_all(
+    tx: &mut Tx<'_>,
+    wants: Vec<LeaseWant>,
+    spent: Vec<QueueKey>,
+    now_ms: i64,
+) -> Result<Vec<Option<Lease>>, Refusal> {
+    let leases = wants.into_iter().map(|want| lease(tx, want, now_ms)).collect::<Result<_, _>>()?;
+    for key in spent {
+        if let QueueKey::Ready { priority, seq, .. } = key {
+            tx.spent.push((keys::class_index(priority), seq));
+            tx.delete(keys::of(key));
+        }
+    }
+    Ok(leases)
+}
+
 /// None where the task is not to be had any more.
-pub fn lease(tx: &mut Tx<'_>, want: LeaseWant, now_ms: i64) -> Result<Option<Lease>, Refusal> {
+fn lease(tx: &mut Tx<'_>, want: LeaseWant, now_ms: i64) -> Result<Option<Lease>, Refusal> {
     let Some(mut job) = tx.job(want.task.job)? else {
         return forget(tx, want.from);
     };
