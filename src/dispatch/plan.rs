@@ -99,10 +99,6 @@ impl Planner {
         let wall_ms = self.wall_ms(now_ms);
         let allowance = self.allowance(wall_ms);
         let places = self.places(allowance, now_ms);
-        // Few calls with many picks cost less than many with few, and nobody waits for this one yet.
-        if places > 0 && self.stock.len() * 4 > self.ahead(now_ms) {
-            return None;
-        }
         if places == 0 && self.window.spent_waiting() == 0 {
             self.is_short = false;
             return None;
