@@ -3,7 +3,7 @@
 use crate::harness::binary::Home;
 use crate::harness::flood::{self, Flood};
 use crate::harness::manifest::{resource, submission};
-use crate::harness::null_s3::NullS3;
+use crate::harness::null_s3::{NullS3, Sum};
 use crate::harness::{ask, few_at_once, pb};
 
 const MIB: u64 = 1024 * 1024;
@@ -15,7 +15,7 @@ const BASE: u64 = 64 * MIB;
 #[tokio::test(flavor = "multi_thread")]
 async fn eight_large_objects_at_once_take_the_memory_the_configuration_says_and_arrive_whole() {
     let origin = Flood::start(true).await;
-    let s3 = NullS3::start().await;
+    let s3 = NullS3::start(Sum::Sha256).await;
     let mut home = Home::new();
     let keys = ["id", "secret"].map(|name| home.path().join(name));
     keys.iter().for_each(|file| std::fs::write(file, "any").unwrap());
@@ -41,7 +41,7 @@ async fn eight_large_objects_at_once_take_the_memory_the_configuration_says_and_
         assert_eq!(sent, flood::digest(&name, bytes), "the origin sent something else");
         let stored = objects.iter().find(|(key, _)| key.ends_with(&format!("/{name}"))).map(|(_, object)| object);
         let stored = stored.unwrap_or_else(|| panic!("{name} is not in the store: {:?}", objects.keys()));
-        assert_eq!((stored.bytes, stored.sha256, stored.writes), (bytes, sent, 1), "{name}");
+        assert_eq!((stored.bytes, stored.digest, stored.writes), (bytes, sent, 1), "{name}");
     }
     assert_eq!(s3.open_uploads(), 0);
     let most = daemon.resident_most_bytes();

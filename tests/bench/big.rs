@@ -15,7 +15,7 @@ const PART_BYTES: u64 = 8 * MIB;
 
 pub fn run(objects: u64, bytes: u64) {
     let dir = scratch("big");
-    let (origin, store) = (Stub::start("stub-origin-digesting"), Stub::start("stub-null"));
+    let (origin, store) = (Stub::start("stub-origin-digesting"), Stub::start("stub-null-sha256"));
     let addr = origin.words[0].parse().expect("the origin says its address");
     let names: Vec<String> = (0..objects).map(|at| format!("o{at}")).collect();
     let locations: Vec<String> = names.iter().map(|name| flood::url(addr, name, bytes)).collect();
@@ -28,7 +28,7 @@ pub fn run(objects: u64, bytes: u64) {
 
     let by_name = |told: Vec<Told>| -> HashMap<String, (u64, String)> {
         let objects = told.into_iter().filter(|object| !object.name.contains("manifests/"));
-        objects.map(|t| (t.name.rsplit('/').next().unwrap_or_default().to_owned(), (t.bytes, t.sha256))).collect()
+        objects.map(|t| (t.name.rsplit('/').next().unwrap_or_default().to_owned(), (t.bytes, t.digest))).collect()
     };
     let (sent, stored) = (by_name(sent), by_name(stored));
     let equal = names.iter().filter(|name| sent.contains_key(*name) && sent.get(*name) == stored.get(*name)).count();

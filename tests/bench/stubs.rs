@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use sha2::{Digest as _, Sha256};
 
 use crate::flood::Flood;
-use crate::null_s3::NullS3;
+use crate::null_s3::{NullS3, Sum};
 use crate::process;
 use crate::s3::S3Server;
 
@@ -25,7 +25,8 @@ pub struct Stub {
 pub struct Told {
     pub name: String,
     pub bytes: u64,
-    pub sha256: String,
+    /// SHA-256 or, where the stub says so, XXH3.
+    pub digest: String,
 }
 
 impl Stub {
@@ -58,10 +59,10 @@ impl Stub {
         for line in text.lines() {
             let words: Vec<&str> = line.split(' ').collect();
             match words.as_slice() {
-                ["object", sha256, bytes, name] => told.push(Told {
+                ["object", digest, bytes, name] => told.push(Told {
                     name: (*name).to_owned(),
                     bytes: bytes.parse().unwrap_or(0),
-                    sha256: (*sha256).to_owned(),
+                    digest: (*digest).to_owned(),
                 }),
                 _ => remarks.push(line.to_owned()),
             }
@@ -81,8 +82,8 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn tell(sha256: &[u8], bytes: u64, name: &str) {
-    println!("object {} {bytes} {name}", hex(sha256));
+fn tell(digest: &[u8], bytes: u64, name: &str) {
+    println!("object {} {bytes} {name}", hex(digest));
 }
 
 fn until_input_ends() {
@@ -99,11 +100,12 @@ pub fn serve(verb: &str) -> bool {
             until_input_ends();
             origin.told().iter().for_each(|(name, bytes, sha256)| tell(sha256, *bytes, name));
         }
-        "stub-null" => {
-            let store = runtime.block_on(NullS3::start());
+        "stub-null" | "stub-null-sha256" => {
+            let sum = if verb == "stub-null" { Sum::Xxh3 } else { Sum::Sha256 };
+            let store = runtime.block_on(NullS3::start(sum));
             println!("{}", store.endpoint());
             until_input_ends();
-            store.objects().iter().for_each(|(key, object)| tell(&object.sha256, object.bytes, key));
+            store.objects().iter().for_each(|(key, object)| tell(&object.digest, object.bytes, key));
             store.requests().iter().for_each(|(what, count)| println!("{what}: {count}"));
             println!("uploads left open: {}", store.open_uploads());
         }
