@@ -41,8 +41,9 @@ const TURN_MAX: Duration = Duration::from_secs(1);
 const READS_PER_TURN: usize = 4;
 /// Settlements of one call: half of what a commit group takes.
 const SETTLE_MAX: usize = 512;
-/// Results wait so long for each other while attempts are quick: one sync serves them all.
-const SETTLE_PAUSE_MS: i64 = 2;
+/// From one call's beginning to the next while attempts are quick and half of the places are taken: a sync costs as much as an
+/// attempt, and serves many as well as one.
+const CALL_PAUSE_MS: i64 = 2;
 /// After a read failed.
 const READ_PAUSE_MS: i64 = 1_000;
 /// Damaged things told apart in the log.
@@ -72,8 +73,8 @@ pub(super) struct Engine<E> {
     call: Option<BoxFuture<'static, Called>>,
     /// Results that wait for the next call: as many at most as run or are leased ahead, for a call takes all before it leases.
     results: Vec<Settlement>,
-    /// Since when the first of them waits.
-    results_since_ms: i64,
+    /// When the latest call began.
+    called_at_ms: i64,
     work: Option<watch::Receiver<u64>>,
     deadline: Option<Pin<Box<Sleep>>>,
     read_again_ms: i64,
@@ -119,7 +120,7 @@ impl<E: Effects> Engine<E> {
             stop_attempts: CancellationToken::new(),
             call: None,
             results: Vec::new(),
-            results_since_ms: 0,
+            called_at_ms: i64::MIN,
             work: None,
             deadline: None,
             read_again_ms: 0,
@@ -247,34 +248,32 @@ impl<E: Effects> Engine<E> {
     }
 
     fn start_call(&mut self, is_serving: bool) {
-        if self.call.is_some() {
+        let now_ms = self.shared.clock.steady_ms();
+        if self.call.is_some() || self.call_from_ms(now_ms) > now_ms {
             return;
         }
-        let now_ms = self.shared.clock.steady_ms();
         let taken = if is_serving { self.planner.choose(&mut self.hosts.table(), now_ms) } else { None };
-        // With leases to come, results need not wait for more of their kind.
-        let is_time = self.settle_at_ms(now_ms).is_some_and(|at_ms| taken.is_some() || at_ms <= now_ms);
-        if taken.is_none() && !is_time {
+        if taken.is_none() && self.results.is_empty() {
             return;
         }
         let taken = taken.unwrap_or_default();
         for pick in &taken.picks {
             self.shared.leases.leasing(pick.task);
         }
-        let results = if is_time { self.results.len().min(SETTLE_MAX) } else { 0 };
-        let batch = self.results.drain(..results).collect();
-        self.results_since_ms = now_ms;
+        let batch = self.results.drain(..self.results.len().min(SETTLE_MAX)).collect();
+        self.called_at_ms = now_ms;
         let now_ms = self.shared.clock.now_ms();
         let until_ms = now_ms.saturating_add_unsigned(self.options.lease_ms);
         self.call = Some(Box::pin(call(self.effects.clone(), batch, taken, now_ms, until_ms)));
     }
 
-    /// When the results that are there are to be settled.
-    fn settle_at_ms(&self, now_ms: i64) -> Option<i64> {
-        let may_wait =
-            self.planner.is_quick(now_ms) && self.stage == Stage::Serving && self.results.len() < self.planner.half();
-        let pause_ms = if may_wait { SETTLE_PAUSE_MS } else { 0 };
-        (!self.results.is_empty()).then(|| self.results_since_ms.saturating_add(pause_ms))
+    /// The earliest time for the next call.
+    fn call_from_ms(&self, now_ms: i64) -> i64 {
+        if self.stage == Stage::Serving && self.planner.is_quick(now_ms) {
+            self.called_at_ms.saturating_add(CALL_PAUSE_MS)
+        } else {
+            now_ms
+        }
     }
 
     async fn next(&mut self, stop: &CancellationToken) -> Event {
@@ -301,8 +300,8 @@ impl<E: Effects> Engine<E> {
         }
         let now_ms = self.shared.clock.steady_ms();
         let next = self.planner.next_look_ms(&self.hosts.table(), now_ms);
-        let settle = self.settle_at_ms(now_ms).filter(|_| self.call.is_none());
-        let next = next.into_iter().chain(settle).min();
+        let call = Some(self.call_from_ms(now_ms)).filter(|at| self.call.is_none() && *at > now_ms);
+        let next = next.into_iter().chain(call).min();
         let next = next.map(|at| Duration::from_millis(at.saturating_sub(now_ms).max(1).unsigned_abs()));
         next.map_or(TURN_MAX, |next| next.min(TURN_MAX))
     }
@@ -464,9 +463,6 @@ impl<E: Effects> Engine<E> {
             (true | false, _) => {}
         }
         let is_parked = !was_parked && !self.planner.alarm().is_empty();
-        if self.results.is_empty() {
-            self.results_since_ms = self.shared.clock.steady_ms();
-        }
         self.results.push(settlement);
         if is_parked {
             self.give_back(true);

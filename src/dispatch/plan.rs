@@ -151,14 +151,9 @@ impl Planner {
         next
     }
 
-    /// Attempts end so quickly that their results may wait for each other.
+    /// Attempts end so quickly that calls may wait for more of them, and half of the places are taken meanwhile.
     pub fn is_quick(&self, now_ms: i64) -> bool {
-        self.ahead(now_ms) > 1 && self.running > 0
-    }
-
-    /// Half of the places, at least one.
-    pub fn half(&self) -> usize {
-        self.in_flight.div_ceil(2)
+        self.ahead(now_ms) > 1 && self.running >= self.in_flight.div_ceil(2)
     }
 
     /// The task was gone. Its place and turn at its host are the caller's to release.
