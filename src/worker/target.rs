@@ -129,12 +129,12 @@ pub fn host_part(url: &str) -> &str {
     let Some(rest) = scheme.and_then(|scheme| url.get(scheme.len()..)).filter(|_| url.len() <= URL_BYTES_MAX) else {
         return url;
     };
-    match rest.find(['/', '\\', '?', '#', '\t', '\n', '\r']) {
-        // More slashes are passed over, and so are tabs and line ends: there the host begins later, or does not end.
-        Some(0) => url,
-        Some(end) if rest.as_bytes().get(end).is_some_and(|byte| byte.is_ascii_whitespace()) => url,
-        Some(end) => url.get(..url.len() - rest.len() + end).unwrap_or(url),
-        None => url,
+    match rest.find(|byte: char| byte <= ' ' || matches!(byte, '/' | '\\' | '?' | '#')) {
+        // More slashes are passed over, and so is white space: there the host begins later, or does not end.
+        Some(end) if end > 0 && rest.as_bytes().get(end).is_some_and(|byte| *byte > b' ') => {
+            url.get(..url.len() - rest.len() + end).unwrap_or(url)
+        }
+        Some(_) | None => url,
     }
 }
 
