@@ -1,18 +1,42 @@
-//! Lease and settle calls with their second tries: a busy committer is waited for, one damaged row does not fail the others.
+//! Calls to the store with their second tries: a busy committer is waited for, one damaged row does not fail the others.
 //!
 //! Must not know: the loop's state.
 
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
+
 use super::effects::Effects;
 use super::window::Taken;
 use super::{is_busy, pause_of};
+use crate::clock::Clock;
 use crate::model::{Refusal, RefusalCode};
-use crate::store::{Lease, LeaseWant, Settled, Settlement};
+use crate::store::{Lease, LeaseWant, Settled, Settlement, Turned};
 
 pub(super) type Leased = (Taken, Result<Vec<Option<Lease>>, Refusal>);
 /// Each settlement with what became of it, or why the store serves no longer.
 pub(super) type SettledAll = Result<Vec<(Settlement, Settled)>, Refusal>;
+
+/// Boot: the last run's leases are void. Waits for a busy committer, unless it is told to stop.
+pub(super) async fn void_leases<E: Effects>(
+    effects: &E,
+    clock: &Clock,
+    interrupted_max: u32,
+    stop: &CancellationToken,
+) -> Result<(), Refusal> {
+    loop {
+        match effects.void_leases(clock.now_ms(), interrupted_max).await {
+            Ok(0) => return Ok(()),
+            Ok(voided) => {
+                tracing::info!(voided, "attempts the last run left open are queued again");
+                return Ok(());
+            }
+            Err(refusal) if !is_busy(&refusal) => return Err(refusal),
+            Err(_) if stop.is_cancelled() => return Ok(()),
+            Err(refusal) => tokio::time::sleep(pause_of(&refusal)).await,
+        }
+    }
+}
 
 /// What came of one call.
 pub(super) struct Called {
@@ -31,7 +55,8 @@ pub(super) async fn call<E: Effects>(
 ) -> Called {
     let wants: Vec<LeaseWant> =
         taken.picks.iter().map(|pick| LeaseWant { task: pick.task, from: pick.from, until_ms }).collect();
-    let (settled, leased) = effects.settle_and_lease(batch.clone(), wants.clone(), taken.spent.clone(), now_ms).await;
+    let Turned { settled, leased } =
+        effects.settle_and_lease(batch.clone(), wants.clone(), taken.spent.clone(), now_ms).await;
     let settled = settle_all(effects.as_ref(), batch, settled).await;
     let leased = match leased {
         Err(refusal) if !is_final(&refusal) && !is_busy(&refusal) => {
@@ -57,7 +82,7 @@ async fn lease_apart<E: Effects>(
     for (wants, spent) in calls {
         let task = wants.first().map(|want| want.task);
         let answer = loop {
-            match effects.settle_and_lease(Vec::new(), wants.clone(), spent.clone(), now_ms).await.1 {
+            match effects.settle_and_lease(Vec::new(), wants.clone(), spent.clone(), now_ms).await.leased {
                 Err(refusal) if is_busy(&refusal) => tokio::time::sleep(pause_of(&refusal)).await,
                 answer => break answer,
             }
@@ -113,7 +138,7 @@ async fn settle_patiently<E: Effects>(
     loop {
         let settled = match answer.take() {
             Some(answer) => answer,
-            None => effects.settle_and_lease(batch.to_vec(), Vec::new(), Vec::new(), 0).await.0,
+            None => effects.settle_and_lease(batch.to_vec(), Vec::new(), Vec::new(), 0).await.settled,
         };
         match settled {
             Err(refusal) if is_busy(&refusal) => tokio::time::sleep(pause_of(&refusal)).await,

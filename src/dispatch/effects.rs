@@ -15,12 +15,12 @@ use super::gate::AttemptGate;
 use super::lane::{Candidate, Row};
 use super::leases::Leases;
 use super::off_thread;
-use super::window::{DuePage, DueRead, Fetched, Reads};
+use super::reads::{DuePage, DueRead, Fetched, Reads};
 use crate::clock::Clock;
 use crate::handler;
 use crate::model::{Controls, JobId, Manifest, Refusal, RefusalCode, TaskIndex, TaskRef, TaskSpec};
 use crate::objects::Place;
-use crate::store::{DueCursor, Lease, LeaseWant, Plan, QueueKey, Reader, ReadyNews, Settled, Settlement, Store};
+use crate::store::{DueCursor, Lease, LeaseWant, Plan, QueueKey, Reader, ReadyNews, Settlement, Store, Turned};
 use crate::worker::{Assignment, Outcome, Worker};
 
 /// An attempt that has its lease.
@@ -50,7 +50,7 @@ pub(super) trait Effects: Send + Sync + 'static {
         wants: Vec<LeaseWant>,
         spent: Vec<QueueKey>,
         now_ms: i64,
-    ) -> impl Future<Output = (Result<Vec<Settled>, Refusal>, Result<Vec<Option<Lease>>, Refusal>)> + Send;
+    ) -> impl Future<Output = Turned> + Send;
     fn attempt(self: Arc<Self>, start: Start) -> impl Future<Output = Outcome> + Send;
     fn controls(&self) -> Controls;
     /// Ticks when there may be new rows.
@@ -93,7 +93,7 @@ impl Effects for Live {
         wants: Vec<LeaseWant>,
         spent: Vec<QueueKey>,
         now_ms: i64,
-    ) -> (Result<Vec<Settled>, Refusal>, Result<Vec<Option<Lease>>, Refusal>) {
+    ) -> Turned {
         self.store.settle_and_lease(settlements, wants, spent, now_ms).await
     }
 

@@ -15,7 +15,7 @@ use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::calls::{Called, call};
+use super::calls::{Called, call, void_leases};
 use super::effects::{Effects, Start};
 use super::gate::{AttemptGate, Hosts};
 use super::handle::Board;
@@ -151,23 +151,7 @@ impl<E: Effects> Engine<E> {
     }
 
     async fn boot(&mut self, stop: &CancellationToken) -> Result<(), Refusal> {
-        loop {
-            let now_ms = self.shared.clock.now_ms();
-            match self.effects.void_leases(now_ms, self.options.interrupted_max).await {
-                Ok(0) => break,
-                Ok(voided) => {
-                    tracing::info!(voided, "attempts the last run left open are queued again");
-                    break;
-                }
-                Err(refusal) if is_busy(&refusal) => {
-                    if stop.is_cancelled() {
-                        break;
-                    }
-                    tokio::time::sleep(pause_of(&refusal)).await;
-                }
-                Err(refusal) => return Err(refusal),
-            }
-        }
+        void_leases(self.effects.as_ref(), &self.shared.clock, self.options.interrupted_max, stop).await?;
         self.work = Some(self.effects.work());
         self.planner.controls_changed(self.effects.controls());
         Ok(())
@@ -208,7 +192,9 @@ impl<E: Effects> Engine<E> {
         let is_serving = self.stage == Stage::Serving;
         self.give_back(!is_serving);
         if is_serving {
-            self.start_next();
+            while let Some(next) = self.planner.start_next() {
+                self.start(next);
+            }
             self.refill().await;
         }
         self.start_call(is_serving);
@@ -387,12 +373,6 @@ impl<E: Effects> Engine<E> {
             }
         }
         Ok(())
-    }
-
-    fn start_next(&mut self) {
-        while let Some(next) = self.planner.start_next() {
-            self.start(next);
-        }
     }
 
     /// Leased tasks that will not start, or have waited for too long: they are queued again at once, and nothing counts.

@@ -14,10 +14,10 @@ use super::handle::Board;
 use super::inbox::Inbox;
 use super::leases::Leases;
 use super::model_queue::{Queue, State};
-use super::window::{Fetched, Reads};
+use super::reads::{Fetched, Reads};
 use crate::clock::Clock;
 use crate::model::{Controls, JobId, JobState, Priority, Refusal, RefusalCode};
-use crate::store::{End, Lease, LeaseWant, QueueKey, ReadyNews, Settled, Settlement, Tried};
+use crate::store::{End, Lease, LeaseWant, QueueKey, ReadyNews, Settled, Settlement, Tried, Turned};
 use crate::telemetry::Metrics;
 use crate::worker::Outcome;
 
@@ -73,9 +73,9 @@ impl Effects for Handle {
         wants: Vec<LeaseWant>,
         spent: Vec<QueueKey>,
         _: i64,
-    ) -> (Result<Vec<Settled>, Refusal>, Result<Vec<Option<Lease>>, Refusal>) {
+    ) -> Turned {
         let settled = if settlements.is_empty() { Ok(Vec::new()) } else { self.settle(settlements).await };
-        (settled, self.lease(&wants, &spent))
+        Turned { settled, leased: self.lease(&wants, &spent) }
     }
 
     async fn attempt(self: Arc<Self>, start: Start) -> Outcome {

@@ -36,6 +36,7 @@ mod model_test;
 mod parking;
 mod plan;
 mod rate;
+mod reads;
 mod replay;
 mod settle;
 mod shares;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::lane::Row;
-use super::window::{DuePage, Fetched, Reads};
+use super::reads::{DuePage, Fetched, Reads};
 use crate::model::{JobId, JobType, Priority, TaskIndex, TaskRef, TaskSpec, Tenant};
 use crate::store::{DueCursor, End, Plan, QueueKey, ReadyEntry, ReadyNews, ReadyPage, ReadyTenants, TenantKey};
 

@@ -14,8 +14,9 @@ use super::class::{Among, Class, Found, Limits};
 use super::cursors::Cursors;
 use super::hosts::HostTable;
 use super::lane::{Candidate, Gates, Lane, Order, Row, Seat, Site};
-use crate::model::{Controls, JobId, Priority, Refusal, TaskRef};
-use crate::store::{DueCursor, QueueKey, ReadyNews, ReadyPage, ReadyTenants, TenantKey};
+use super::reads::{DueRead, Fetched, Reads, ReadyRead};
+use crate::model::{Controls, JobId, Priority, TaskRef};
+use crate::store::{DueCursor, QueueKey, ReadyNews, TenantKey};
 
 /// A lower class is served after so many picks went past it: it is slow then, never starved.
 const NORMAL_PATIENCE: u32 = 8;
@@ -26,58 +27,6 @@ const READY_PAGE: usize = 128;
 const READY_TENANTS: usize = 4;
 const DUE_PAGE: usize = 64;
 const RETURN_PAGE: usize = 16;
-
-/// What is to be read next.
-#[derive(Debug, Default)]
-pub(super) struct Reads {
-    /// Tenants with ready rows, from these on.
-    pub tenants: Vec<(Priority, TenantKey)>,
-    pub ready: Vec<ReadyRead>,
-    /// Rows put aside before.
-    pub again: Vec<(Priority, QueueKey)>,
-    pub due: Option<DueRead>,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(super) struct ReadyRead {
-    pub priority: Priority,
-    pub tenant: TenantKey,
-    pub after: u64,
-    pub tasks: usize,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(super) struct DueRead {
-    pub from: DueCursor,
-    pub until_ms: i64,
-    pub rows: usize,
-}
-
-impl Reads {
-    pub fn is_empty(&self) -> bool {
-        self.tenants.is_empty() && self.ready.is_empty() && self.again.is_empty() && self.due.is_none()
-    }
-}
-
-/// What was read.
-#[derive(Debug, Default)]
-pub(super) struct Fetched {
-    pub tenants: Vec<(Priority, ReadyTenants)>,
-    pub ready: Vec<(ReadyRead, ReadyPage)>,
-    /// What could not be read and was passed over.
-    pub damaged: Vec<Refusal>,
-    /// None: the row is gone.
-    pub again: Vec<(Priority, QueueKey, Option<Row>)>,
-    pub due: Option<DuePage>,
-}
-
-#[derive(Debug)]
-pub(super) struct DuePage {
-    pub rows: Vec<Row>,
-    pub next: DueCursor,
-    /// When the first task behind `next` is due, if the page reached the present.
-    pub end: Option<Option<i64>>,
-}
 
 /// Picks to lease, and rows that are empty once they are leased.
 #[derive(Debug, Default)]

@@ -14,7 +14,6 @@ use sha2::{Digest as _, Sha256};
 
 use super::folders::{self, Folders, from_errno, from_io};
 use super::gather::Buffers;
-use super::local_upload::GATHERED_BYTES;
 use super::{Error, ErrorKind, Head, KeepStage, Place};
 
 pub(super) const STAGING: &str = ".staging";
@@ -23,6 +22,11 @@ const READ_BYTES: usize = 1024 * 1024;
 
 #[derive(Clone)]
 pub(super) struct Local(pub(super) Arc<Shared>);
+
+/// Bytes gathered before a thread is asked to write them.
+pub(super) const WRITE_BYTES: u64 = 1024 * 1024;
+/// With the piece that came last.
+const GATHERED_BYTES: u64 = WRITE_BYTES + WRITE_BYTES / 2;
 
 pub(super) struct Shared {
     pub(super) folders: Folders,

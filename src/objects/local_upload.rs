@@ -14,13 +14,8 @@ use rustix::io::Errno;
 
 use super::folders::{self, from_errno, from_io};
 use super::gather::Gathered;
-use super::local::{STAGING, Shared, blocking, head_of, is_file, size_of, split};
+use super::local::{STAGING, Shared, WRITE_BYTES, blocking, head_of, is_file, size_of, split};
 use super::{Error, ErrorKind, Head, Part, Place, Unfinished};
-
-/// Bytes gathered before a thread is asked to write them.
-const WRITE_BYTES: u64 = 1024 * 1024;
-/// With the piece that came last.
-pub(super) const GATHERED_BYTES: u64 = WRITE_BYTES + WRITE_BYTES / 2;
 
 pub(super) struct LocalUpload {
     place: Place,
@@ -47,7 +42,7 @@ impl LocalUpload {
             place: place.clone(),
             stage: stage.to_owned(),
             staged: Some(Arc::new(staged)),
-            gathered: Gathered::new(&shared.buffers, GATHERED_BYTES),
+            gathered: Gathered::new(&shared.buffers, WRITE_BYTES),
             part_bytes,
             in_part_bytes: 0,
             end_bytes: 0,

@@ -59,7 +59,7 @@ pub use salvage::salvage;
 pub use sealer::stand_back;
 pub use verbs::{
     Admitted, Canceled, End, FreshJob, Idempotency, Lease, LeaseWant, Left, NewJob, Prune, QueueKey, Replayed, Settled,
-    Settlement, Source, StatusChange, TenantKey, Tried, UploadPart, UploadRecord,
+    Settlement, Source, StatusChange, TenantKey, Tried, Turned, UploadPart, UploadRecord,
 };
 
 use committer::{Committer, Request};
@@ -154,7 +154,7 @@ impl Store {
         wants: Vec<LeaseWant>,
         spent: Vec<QueueKey>,
         now_ms: i64,
-    ) -> (Result<Vec<Settled>, Refusal>, Result<Vec<Option<Lease>>, Refusal>) {
+    ) -> Turned {
         let mut verbs = Vec::new();
         let settled = (!settlements.is_empty()).then(|| {
             let bytes = 1_024 * settlements.len();
@@ -179,7 +179,7 @@ impl Store {
             Some(answer) => answered(answer).await,
             None => Ok(Vec::new()),
         };
-        (settled, leased)
+        Turned { settled, leased }
     }
 
     /// [`Self::settle_and_lease`] that only starts attempts.
@@ -189,12 +189,12 @@ impl Store {
         spent: Vec<QueueKey>,
         now_ms: i64,
     ) -> Result<Vec<Option<Lease>>, Refusal> {
-        self.settle_and_lease(Vec::new(), wants, spent, now_ms).await.1
+        self.settle_and_lease(Vec::new(), wants, spent, now_ms).await.leased
     }
 
     /// [`Self::settle_and_lease`] that only ends attempts.
     pub async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>, Refusal> {
-        self.settle_and_lease(settlements, Vec::new(), Vec::new(), 0).await.0
+        self.settle_and_lease(settlements, Vec::new(), Vec::new(), 0).await.settled
     }
 
     /// Tenants that were given ready entries since the last call. For the one dispatcher that keeps the cursors.

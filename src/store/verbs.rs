@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use sha2::{Digest, Sha256};
 
 use crate::model::{
-    DeadLetterId, Failure, Job, JobId, JobState, JobType, Manifest, NewLog, OutputKind, Priority, StoredObject,
-    TaskIndex, TaskRef, TaskSpec, Tenant, Validators,
+    DeadLetterId, Failure, Job, JobId, JobState, JobType, Manifest, NewLog, OutputKind, Priority, Refusal,
+    StoredObject, TaskIndex, TaskRef, TaskSpec, Tenant, Validators,
 };
 
 /// A job that passed every check.
@@ -82,6 +82,14 @@ pub struct Lease {
     /// Counts from 1.
     pub attempt: u32,
     pub tried: Tried,
+}
+
+/// What came of ends and beginnings that went into one group: each half stands for itself.
+#[derive(Debug)]
+pub struct Turned {
+    pub settled: Result<Vec<Settled>, Refusal>,
+    /// None where the task is no longer to be had.
+    pub leased: Result<Vec<Option<Lease>>, Refusal>,
 }
 
 /// What has failed of a task before, by the budget it was charged to.
