@@ -25,7 +25,7 @@ const MIB: f64 = 1_048_576.0;
 
 /// Bytes of a file, how many files, and how the size is called.
 pub const SIZES: [(u64, usize, &str); 3] =
-    [(100, 10_000, "100 B"), (64 << 10, 5_000, "64 KiB"), (10 << 20, 100, "10 MiB")];
+    [(100, 10_000, "100 B"), (64 << 10, 10_000, "64 KiB"), (10 << 20, 100, "10 MiB")];
 
 pub struct Plan {
     pub rounds: u64,
