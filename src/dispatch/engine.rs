@@ -39,8 +39,6 @@ use crate::worker::Outcome;
 const TURN_MAX: Duration = Duration::from_secs(1);
 /// Reads of one turn: between turns results are collected.
 const READS_PER_TURN: usize = 4;
-/// Settlements of one call: half of what a commit group takes.
-const SETTLE_MAX: usize = 512;
 /// From one call's beginning to the next while attempts are quick and half of the places are taken: a sync costs as much as an
 /// attempt, and serves many as well as one.
 const CALL_PAUSE_MS: i64 = 2;
@@ -71,7 +69,7 @@ pub(super) struct Engine<E> {
     stop_attempts: CancellationToken,
     /// At most one is under way: results go out, leases come in.
     call: Option<BoxFuture<'static, Called>>,
-    /// Results that wait for the next call: as many at most as run or are leased ahead, for a call takes all before it leases.
+    /// Results that wait for the next call: as many at most as ran or were leased ahead, for each call takes all of them.
     results: Vec<Settlement>,
     /// When the latest call began.
     called_at_ms: i64,
@@ -246,7 +244,7 @@ impl<E: Effects> Engine<E> {
         for pick in &taken.picks {
             self.shared.leases.leasing(pick.task);
         }
-        let batch = self.results.drain(..self.results.len().min(SETTLE_MAX)).collect();
+        let batch = std::mem::take(&mut self.results);
         self.called_at_ms = now_ms;
         let now_ms = self.shared.clock.now_ms();
         let until_ms = now_ms.saturating_add_unsigned(self.options.lease_ms);

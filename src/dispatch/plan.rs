@@ -203,9 +203,9 @@ impl Planner {
         self.running
     }
 
-    /// Tasks that are ours and not over.
+    /// Places that are taken or will be at once.
     pub fn busy(&self) -> usize {
-        self.running + self.leasing + self.stock.len()
+        (self.running + self.leasing + self.stock.len()).min(self.in_flight)
     }
 
     /// Leased tasks that wait for a place.
