@@ -5,7 +5,7 @@
 use prost::Message as _;
 
 use super::output::{BatchRow, Chunk, Committed, OutputBatch, PieceRow, batch_keys};
-use crate::model::{JobId, JobName, JobState, JobType, Manifest, OutputKind, Priority, Refusal, RefusalCode, Tenant};
+use crate::model::{JobId, JobName, JobState, JobType, Manifest, Priority, Refusal, RefusalCode, Tenant};
 use crate::store::keys::{self, Family};
 use crate::store::queue::{self, Admission};
 use crate::store::records::NameRow;
@@ -26,26 +26,15 @@ pub fn append(tx: &mut Tx<'_>, number: u64, batch: OutputBatch) -> Result<Vec<Re
             kind: u32::from(piece.kind as u8),
             count: piece.count,
             body_bytes: piece.body.len() as u64,
+            data_bytes: piece.data_bytes,
             first: 0,
             void: true,
         };
-        if let Some(mut job) = tx.staying_job(piece.job)? {
-            let first = if piece.kind == OutputKind::Log {
-                let first = job.log_count;
-                job.log_count += piece.count;
-                first
-            } else {
-                let index = piece.kind.index();
-                if job.output_counts.len() <= index {
-                    job.output_counts.resize(index + 1, 0);
-                }
-                let next = job.output_counts.get_mut(index);
-                next.map_or(0, |next| std::mem::replace(next, *next + piece.count))
-            };
-            job.output_bytes += piece.data_bytes;
-            job.output_at_ms = job.output_at_ms.max(now_ms);
-            // Output is not a change of the job: its revision stays.
-            tx.put_row(keys::job(piece.job), &job);
+        if let Some(mut counts) = tx.counts(piece.job)? {
+            let first = counts.end(piece.kind);
+            counts.add(piece.kind, first + piece.count, piece.data_bytes, now_ms);
+            // Output is not a change of the job: its row stays, and the batch says what came.
+            tx.set_counts(piece.job, counts);
             tx.touched.insert(piece.job);
             (row.first, row.void) = (first, false);
             chunks.push((piece.job, piece.kind, Chunk { batch: number, first, count: piece.count, body: piece.body }));
@@ -59,7 +48,7 @@ pub fn append(tx: &mut Tx<'_>, number: u64, batch: OutputBatch) -> Result<Vec<Re
         let rows_below = u16::try_from(packed.len()).ok().and_then(|parts| parts.checked_add(1));
         let count =
             rows_below.ok_or_else(|| Refusal::new(RefusalCode::PayloadTooLarge, "an append of more than 512 GiB"))?;
-        let head = BatchRow { pieces: rows, parts: u32::from(count) - 1 };
+        let head = BatchRow { pieces: rows, parts: u32::from(count) - 1, now_ms };
         let values = std::iter::once(head.encode_to_vec()).chain(packed);
         for (key, value) in batch_keys(number, count).zip(values) {
             tx.put(key, value);
@@ -114,7 +103,7 @@ fn open_one(tx: &mut Tx<'_>, named: NamedJob) -> Result<JobId, Refusal> {
     tx.tally.count_state(Some(JobState::Queued), Some(JobState::InProgress));
     row.set_state(JobState::InProgress);
     row.name = name.as_str().to_owned();
-    tx.put_row(keys::job(id), &row);
+    tx.put_job_row(id, &row);
     tx.put_row(key, &NameRow { job: id.as_bytes().to_vec(), name: row.name });
     Ok(id)
 }

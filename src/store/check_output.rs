@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::keys::{self, Family, Fields, Space};
-use super::output::{read_batches, read_head, rebuild_head};
+use super::output::{FoundPiece, read_batches, read_head, rebuild_head};
 use super::records::{self, JobRow, NameRow, damaged};
 use super::report::CheckReport;
 use super::spaces::Spaces;
@@ -27,6 +27,25 @@ impl Counts {
             OutputKind::Log => self.logs,
             other => self.others.get(other.index()).copied().unwrap_or(0),
         }
+    }
+
+    /// How many there are, with a piece of a batch that came after the job's row was written.
+    fn with(&mut self, piece: &FoundPiece<'_>) -> u64 {
+        let (count, kind) = (self.of(piece.kind), piece.kind);
+        if piece.chunk.first == count {
+            self.has_output = true;
+            match kind {
+                OutputKind::Log => self.logs = piece.chunk.end(),
+                other => {
+                    let others = self.others.len().max(other.index() + 1);
+                    self.others.resize(others, 0);
+                    if let Some(known) = self.others.get_mut(other.index()) {
+                        *known = piece.chunk.end();
+                    }
+                }
+            }
+        }
+        self.of(kind)
     }
 
     fn kept_from(&self, kind: OutputKind) -> u64 {
@@ -158,10 +177,11 @@ impl OutputWalk {
         let rows = spaces.range(Space::Output, &[Family::Batch as u8], &keys::end_of(Family::Batch));
         let read = read_batches(rows, |_, found| {
             let unpacked = found.and_then(|found| {
-                found.unpack(|job, kind, chunk| {
+                found.unpack(|piece| {
+                    let FoundPiece { job, kind, chunk, .. } = piece;
                     let records = chunk.records(kind)?;
                     let last = chunk.first.wrapping_add(chunk.count).wrapping_sub(1);
-                    let counted = self.jobs.get(&job).map(|counts| counts.of(kind));
+                    let counted = self.jobs.get_mut(&job).map(|counts| counts.with(&piece));
                     if records.len() as u64 != chunk.count
                         || records.first().is_none_or(|record| record.ordinal != chunk.first)
                         || records.last().is_none_or(|record| record.ordinal != last)

@@ -266,7 +266,7 @@ impl Core {
     }
 
     fn apply(&mut self, group: &mut [Box<dyn Verb>]) -> Result<(), String> {
-        let mut tx = Tx::new(&self.spaces, &self.recent, self.tally);
+        let mut tx = Tx::new(&self.spaces, &self.recent, &self.tails.counts, self.tally);
         for verb in group.iter_mut() {
             verb.apply(&mut tx);
         }
@@ -315,10 +315,16 @@ impl Core {
         self.mark = next;
         self.tally = tx.tally;
         self.count_rows(&changes, tx.created.len() as u64);
-        if !tx.output.is_empty() {
-            for committed in tx.output.drain(..) {
-                self.tails.add(committed);
-            }
+        // The tails first: who sees a count can read what it counts.
+        let has_output = !tx.output.is_empty();
+        for committed in tx.output.drain(..) {
+            self.tails.add(committed);
+        }
+        let counts = tx.take_counts();
+        if !counts.is_empty() {
+            self.tails.counts.take_over(counts);
+        }
+        if has_output {
             self.tails.settled();
         }
         for (job, which) in tx.forgotten.drain(..) {

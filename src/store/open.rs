@@ -33,7 +33,9 @@ use crate::model::{Controls, Refusal};
 use crate::telemetry::Metrics;
 
 /// What the data directory's `VERSION` file says. Another version is refused, not guessed at.
-pub const VERSION: &str = "fetchbox-data 2\n";
+pub const VERSION: &str = "fetchbox-data 3\n";
+/// The version before, whose rows are read as they are. It would not count output that only batches name, so it must not read ours.
+const EARLIER: &str = "fetchbox-data 2\n";
 /// How long the mark may wait for its own sync. A sync of the mark holds up the group that is being synced beside it by as much again: at
 /// 50 ms that is one group of a hundred. What waits is only vouched for later; a kill loses none of it.
 const MARK_SYNC_EVERY: Duration = Duration::from_millis(50);
@@ -185,6 +187,7 @@ fn open_mark(dir: &Path) -> Result<(MarkFile, Mark), OpenError> {
     let (version, mark, database) = (dir.join("VERSION"), dir.join("mark"), dir.join("db"));
     match fs::read_to_string(&version) {
         Ok(found) if found == VERSION => {}
+        Ok(found) if found == EARLIER => write_version(dir, &version)?,
         Ok(found) => return Err(OpenError::Version { path: version, found: found.chars().take(80).collect() }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             if database.exists() {
@@ -192,10 +195,7 @@ fn open_mark(dir: &Path) -> Result<(MarkFile, Mark), OpenError> {
             }
             let file = MarkFile::create(&mark).map_err(io_at(&mark))?;
             drop(file);
-            fs::write(&version, VERSION).map_err(io_at(&version))?;
-            for path in [&version, &dir.to_owned()] {
-                fs::File::open(path).and_then(|file| file.sync_all()).map_err(io_at(path))?;
-            }
+            write_version(dir, &version)?;
         }
         Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
             return Err(OpenError::Version { path: version, found: "bytes that are no text".to_owned() });
@@ -215,6 +215,18 @@ fn open_mark(dir: &Path) -> Result<(MarkFile, Mark), OpenError> {
         return Err(OpenError::Damaged(gone));
     }
     Ok((file, known))
+}
+
+fn write_version(dir: &Path, version: &Path) -> Result<(), OpenError> {
+    let new = version.with_extension("new");
+    fs::write(&new, VERSION).map_err(io_at(&new))?;
+    fs::File::open(&new).and_then(|file| file.sync_all()).map_err(io_at(&new))?;
+    fs::rename(&new, version).map_err(io_at(version))?;
+    fs::File::open(dir).and_then(|file| file.sync_all()).map_err(io_at(dir))
+}
+
+pub fn is_readable(version: &str) -> bool {
+    [VERSION, EARLIER].contains(&version)
 }
 
 /// A torn tail that was cut.

@@ -54,7 +54,7 @@ fn prune(tx: &mut Tx<'_>, item: &Prune, budget: &mut usize) -> Result<Pruned, Re
             let Some(mut row) = tx.job(*id)? else { return Ok(Pruned::default()) };
             let freed = free_key(tx, *id, &mut row)?;
             if freed {
-                tx.put_row(keys::job(*id), &row);
+                tx.put_job_row(*id, &row);
             }
             Ok(Pruned::one(freed))
         }
@@ -104,7 +104,7 @@ fn prune_job(tx: &mut Tx<'_>, id: JobId, mut row: JobRow, budget: &mut usize) ->
         tx.delete(keys::owed(id));
     }
     tx.tally.count_state(Some(row.job_state()?), None);
-    tx.delete(keys::job(id));
+    tx.delete_job_row(id);
     tx.touched.insert(id);
     Ok(Pruned::one(true))
 }
@@ -118,7 +118,7 @@ fn leave(tx: &mut Tx<'_>, id: JobId, mut row: JobRow) {
             row.set_kept_from(kind, end);
         }
     }
-    tx.put_row(keys::job(id), &row);
+    tx.put_job_row(id, &row);
     tx.touched.insert(id);
 }
 

@@ -84,7 +84,7 @@ pub fn prune_kind(
         drop_block(tx, head, budget);
     }
     row.set_kept_from(kind, horizon);
-    tx.put_row(keys::job(id), &row);
+    tx.put_job_row(id, &row);
     tx.touched.insert(id);
     if horizon == count {
         tx.forgotten.push((id, Some((kind, count))));

@@ -80,7 +80,7 @@ impl Copy<'_> {
         let rows = self.from.range(Space::Output, &[Family::Batch as u8], &keys::end_of(Family::Batch));
         let readable = rows.map_while(|row| row.map_err(|refusal| damage = Some(refusal.message)).ok()).map(Ok);
         let read = read_batches(readable, |batch, found| {
-            match found.and_then(|found| found.unpack(|_, kind, chunk| chunk.records(kind).map(|_| false))) {
+            match found.and_then(|found| found.unpack(|piece| piece.chunk.records(piece.kind).map(|_| false))) {
                 Ok(committed) => whole.push((batch, committed.rows)),
                 Err(refusal) => lost.push(refusal.message),
             }

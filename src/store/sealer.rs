@@ -307,6 +307,10 @@ fn put(tx: &mut Tx<'_>, tails: &Tails, sealed: Sealed) -> Result<(), Refusal> {
     for key in sealed.gone {
         tx.delete(key);
     }
+    // The batches may go now that count what the row does not.
+    if tx.is_job_row_behind(sealed.job) {
+        tx.put_job_row(sealed.job, &row);
+    }
     for (key, value) in sealed.blocks.into_iter().flatten() {
         tx.put(key, value);
     }

@@ -6,6 +6,7 @@ use crate::model::*;
 use crate::store::*;
 use crate::telemetry::Metrics;
 
+mod counts;
 mod output;
 mod prune;
 mod uploads;
@@ -296,7 +297,10 @@ fn a_foreign_or_half_gone_directory_is_refused_with_its_path() {
     std::fs::write(dir.path().join("VERSION"), "fetchbox-data 9\n").unwrap();
     let refused = |dir: &Path| open(dir, &Options::default(), Metrics::new()).err().unwrap().to_string();
     assert!(refused(dir.path()).contains("fetchbox-data 9"));
-    std::fs::write(dir.path().join("VERSION"), open::VERSION).unwrap();
+    // The version before is taken over.
+    std::fs::write(dir.path().join("VERSION"), "fetchbox-data 2\n").unwrap();
+    drop(reopen(dir.path()));
+    assert_eq!(std::fs::read_to_string(dir.path().join("VERSION")).unwrap(), open::VERSION);
     std::fs::remove_file(dir.path().join("mark")).unwrap();
     assert!(refused(dir.path()).contains("mark"));
 }

@@ -10,7 +10,7 @@ use prost::Message;
 
 use super::TenantKey;
 use super::keys::{self, Family, Key};
-use super::output::Committed;
+use super::output::{Committed, Counts, LiveCounts};
 use super::recent::Recent;
 use super::records::{self, JobRow, LogRow, TaskRow};
 use super::spaces::Spaces;
@@ -23,9 +23,13 @@ pub type Rows = Vec<(Vec<u8>, Vec<u8>)>;
 pub struct Tx<'a> {
     spaces: &'a Spaces,
     recent: &'a Recent,
+    live: &'a LiveCounts,
     overlay: BTreeMap<Key, Option<Vec<u8>>>,
     /// What the running verb replaced, for undo.
     undo: Vec<(Key, Option<Option<Vec<u8>>>)>,
+    /// Jobs' output beyond their rows after this group; None: the row says it all.
+    counts: BTreeMap<JobId, Option<Counts>>,
+    undo_counts: Vec<(JobId, Option<Option<Counts>>)>,
     pub tally: Tally,
     /// The switches, when this group turned one.
     pub controls: Option<Controls>,
@@ -49,12 +53,15 @@ pub struct Tx<'a> {
 }
 
 impl<'a> Tx<'a> {
-    pub fn new(spaces: &'a Spaces, recent: &'a Recent, tally: Tally) -> Self {
+    pub fn new(spaces: &'a Spaces, recent: &'a Recent, live: &'a LiveCounts, tally: Tally) -> Self {
         Self {
             spaces,
             recent,
+            live,
             overlay: BTreeMap::new(),
             undo: Vec::new(),
+            counts: BTreeMap::new(),
+            undo_counts: Vec::new(),
             tally,
             controls: None,
             leased: Vec::new(),
@@ -72,6 +79,7 @@ impl<'a> Tx<'a> {
     /// Runs one verb: on an error nothing of it stays.
     pub fn verb<T>(&mut self, verb: impl FnOnce(&mut Self) -> Result<T, Refusal>) -> Result<T, Refusal> {
         self.undo.clear();
+        self.undo_counts.clear();
         let tally = self.tally;
         let lengths =
             (self.leased.len(), self.unleased.len(), self.spent.len(), self.created.len(), self.readied.len());
@@ -90,6 +98,12 @@ impl<'a> Tx<'a> {
                 match before {
                     Some(before) => self.overlay.insert(key, before),
                     None => self.overlay.remove(&key),
+                };
+            }
+            for (job, before) in std::mem::take(&mut self.undo_counts).into_iter().rev() {
+                match before {
+                    Some(before) => self.counts.insert(job, before),
+                    None => self.counts.remove(&job),
                 };
             }
         }
@@ -174,8 +188,59 @@ impl<'a> Tx<'a> {
         self.get(key)?.map(|bytes| records::decode(&what, &bytes)).transpose()
     }
 
+    /// With all of its output counted.
     pub fn job(&self, id: JobId) -> Result<Option<JobRow>, Refusal> {
-        self.row(Family::Job, &keys::job(id))
+        let mut row: Option<JobRow> = self.row(Family::Job, &keys::job(id))?;
+        if let (Some(row), Some(counts)) = (&mut row, self.counts_beyond(id)) {
+            counts.raise(row);
+        }
+        Ok(row)
+    }
+
+    /// What the job's row does not say yet.
+    fn counts_beyond(&self, id: JobId) -> Option<Counts> {
+        self.counts.get(&id).copied().unwrap_or_else(|| self.live.get(id))
+    }
+
+    pub fn is_job_row_behind(&self, id: JobId) -> bool {
+        self.counts_beyond(id).is_some()
+    }
+
+    /// The job's output so far, unless it is gone or being deleted.
+    pub fn counts(&self, id: JobId) -> Result<Option<Counts>, Refusal> {
+        match self.counts_beyond(id) {
+            Some(counts) => Ok(Some(counts)),
+            None => Ok(self.staying_job(id)?.map(|row| Counts::of(&row))),
+        }
+    }
+
+    pub fn set_counts(&mut self, id: JobId, counts: Counts) {
+        let before = self.counts.insert(id, Some(counts));
+        self.undo_counts.push((id, before));
+    }
+
+    /// Writes the row of [`Self::job`], in which all output is counted.
+    pub fn put_job_row(&mut self, id: JobId, row: &JobRow) {
+        self.put_row(keys::job(id), row);
+        self.forget_counts(id);
+    }
+
+    pub fn delete_job_row(&mut self, id: JobId) {
+        self.delete(keys::job(id));
+        self.forget_counts(id);
+    }
+
+    fn forget_counts(&mut self, id: JobId) {
+        if !self.is_job_row_behind(id) {
+            return;
+        }
+        let before = self.counts.insert(id, None);
+        self.undo_counts.push((id, before));
+    }
+
+    /// What this group says of jobs' output; None: their rows say it all.
+    pub fn take_counts(&mut self) -> BTreeMap<JobId, Option<Counts>> {
+        std::mem::take(&mut self.counts)
     }
 
     /// The job, unless it is being deleted.
@@ -192,7 +257,7 @@ impl<'a> Tx<'a> {
     pub fn put_job(&mut self, id: JobId, mut row: JobRow, now_ms: i64) {
         row.revision += 1;
         row.updated_at_ms = now_ms.max(row.updated_at_ms);
-        self.put_row(keys::job(id), &row);
+        self.put_job_row(id, &row);
         self.touched.insert(id);
     }
 

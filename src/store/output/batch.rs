@@ -82,6 +82,9 @@ pub struct BatchRow {
     /// Rows behind this one.
     #[prost(uint32, tag = "3")]
     pub parts: u32,
+    /// When the output came.
+    #[prost(int64, tag = "4")]
+    pub now_ms: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -99,6 +102,9 @@ pub struct PieceRow {
     /// The job was gone when the batch was committed: these records are nobody's.
     #[prost(bool, tag = "6")]
     pub void: bool,
+    /// Bytes of the records' data.
+    #[prost(uint64, tag = "7")]
+    pub data_bytes: u64,
 }
 
 /// A batch after its commit: what the tails take over.
@@ -107,6 +113,16 @@ pub struct Committed {
     /// Rows of it, all parts together.
     pub rows: u16,
     pub chunks: Vec<(JobId, OutputKind, Chunk)>,
+}
+
+/// One job's records of one kind in a batch that was found.
+pub struct FoundPiece<'a> {
+    pub job: JobId,
+    pub kind: OutputKind,
+    pub chunk: &'a Chunk,
+    pub data_bytes: u64,
+    /// When they came.
+    pub now_ms: i64,
 }
 
 /// A batch as it was found in the database.
@@ -120,10 +136,7 @@ pub struct Found {
 impl Found {
     /// What it holds, for a start after a crash. `keep` is asked for each piece before its bytes are copied: a chunk that is still needed
     /// does not keep the whole batch in memory.
-    pub fn unpack(
-        &self,
-        mut keep: impl FnMut(JobId, OutputKind, &Chunk) -> Result<bool, Refusal>,
-    ) -> Result<Committed, Refusal> {
+    pub fn unpack(&self, mut keep: impl FnMut(FoundPiece<'_>) -> Result<bool, Refusal>) -> Result<Committed, Refusal> {
         let what = || damaged(format!("output batch {}", self.batch));
         if u32::from(self.rows) != self.row.parts + 1 {
             return Err(damaged(format!("output batch {} ({} of its rows)", self.batch, self.rows)));
@@ -142,7 +155,8 @@ impl Found {
             let job = piece.job.as_slice().try_into().map(JobId::from_bytes).map_err(|_| what())?;
             let kind = u8::try_from(piece.kind).ok().and_then(OutputKind::from_number).ok_or_else(what)?;
             let mut chunk = Chunk { batch: self.batch, first: piece.first, count: piece.count, body };
-            if keep(job, kind, &chunk)? {
+            let (data_bytes, now_ms) = (piece.data_bytes, self.row.now_ms);
+            if keep(FoundPiece { job, kind, chunk: &chunk, data_bytes, now_ms })? {
                 chunk.body = Bytes::copy_from_slice(&chunk.body);
                 chunks.push((job, kind, chunk));
             }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use super::batch::{Committed, count_by_batch};
 use super::codec::{self, Window};
+use super::counts::LiveCounts;
 use crate::model::{JobId, OutputKind, OutputRecord, Refusal};
 
 /// Records of one job and kind from one batch; their ordinals follow each other.
@@ -132,12 +133,19 @@ pub struct Tails {
     /// Rings when a tail may be due, and when room was made.
     bell: Condvar,
     next_batch: AtomicU64,
+    pub counts: LiveCounts,
     pub options: super::Options,
 }
 
 impl Tails {
     pub fn new(options: super::Options) -> Self {
-        Self { state: Mutex::default(), bell: Condvar::new(), next_batch: AtomicU64::new(1), options }
+        Self {
+            state: Mutex::default(),
+            bell: Condvar::new(),
+            next_batch: AtomicU64::new(1),
+            counts: LiveCounts::default(),
+            options,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -106,7 +106,7 @@ pub fn admit(tx: &mut Tx<'_>, admission: Admission) -> Result<Admitted, Refusal>
     }
     tx.tally.tasks_open += tasks;
     tx.tally.count_state(None, Some(JobState::Queued));
-    tx.put_row(keys::job(id), &job);
+    tx.put_job_row(id, &job);
     tx.touched.insert(id);
     tx.created.push(id);
     Ok(admitted)

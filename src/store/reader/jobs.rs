@@ -11,8 +11,14 @@ use crate::store::records::{
 };
 
 impl Reader {
+    /// With all of its output counted.
     pub(super) fn job_row(&self, id: JobId) -> Result<Option<JobRow>, Refusal> {
-        self.row(Family::Job, &keys::job(id))
+        let counts = self.tails.counts.get(id);
+        let mut row: Option<JobRow> = self.row(Family::Job, &keys::job(id))?;
+        if let (Some(row), Some(counts)) = (&mut row, counts) {
+            counts.raise(row);
+        }
+        Ok(row)
     }
 
     pub fn job(&self, id: JobId) -> Result<Option<Job>, Refusal> {
@@ -21,6 +27,10 @@ impl Reader {
 
     /// Up to `rows` jobs with ids below `before` and at or above `floor`, newest first.
     pub fn jobs_before(&self, before: JobId, floor: JobId, rows: usize) -> Result<Vec<Job>, Refusal> {
+        self.counted(|reader| reader.job_rows_before(before, floor, rows))
+    }
+
+    fn job_rows_before(&self, before: JobId, floor: JobId, rows: usize) -> Result<Vec<(JobId, JobRow)>, Refusal> {
         let (from, until) = (keys::job(floor).bytes, keys::job(before).bytes);
         let newest = self.recent.newest(&from, &until, rows);
         let lately = newest.rows.into_iter().map(|(key, row)| job_of(Ok((key.into(), row.into()))));
@@ -36,7 +46,24 @@ impl Reader {
     /// Up to `rows` jobs with ids above `after`, oldest first.
     pub fn jobs_after(&self, after: JobId, rows: usize) -> Result<Vec<Job>, Refusal> {
         let from = just_after(&keys::job(after));
-        self.rows(Space::Ledger, &from, &keys::end_of(Family::Job), rows).map(job_of).collect()
+        self.counted(|reader| reader.rows(Space::Ledger, &from, &keys::end_of(Family::Job), rows).map(job_of).collect())
+    }
+
+    /// The jobs of these rows with all of their output counted.
+    fn counted(&self, read: impl FnOnce(&Self) -> Result<Vec<(JobId, JobRow)>, Refusal>) -> Result<Vec<Job>, Refusal> {
+        let live = &self.tails.counts;
+        let written = live.written();
+        let rows = read(self)?;
+        let counted = rows.into_iter().map(|(id, mut row)| {
+            match live.get(id) {
+                Some(counts) => counts.raise(&mut row),
+                // The row may have been read before its counts were written to it, and these looked for afterwards.
+                None if live.written() != written => row = self.job_row(id)?.unwrap_or(row),
+                None => {}
+            }
+            row.into_job(id)
+        });
+        counted.collect()
     }
 
     pub fn last_job_id(&self) -> Result<Option<JobId>, Refusal> {
@@ -183,10 +210,10 @@ impl Reader {
     }
 }
 
-fn job_of(row: Result<(fjall::UserKey, fjall::UserValue), Refusal>) -> Result<Job, Refusal> {
+fn job_of(row: Result<(fjall::UserKey, fjall::UserValue), Refusal>) -> Result<(JobId, JobRow), Refusal> {
     let (key, value) = row?;
     let id = key_of(Family::Job, &key, |fields| fields.job())?;
-    records::decode::<JobRow>("job", &value)?.into_job(id)
+    Ok((id, records::decode::<JobRow>("job", &value)?))
 }
 
 fn failure_of(

@@ -100,6 +100,19 @@ impl JobRow {
         self.output_counts.get(kind.index()).copied().unwrap_or(0)
     }
 
+    pub fn set_records_of(&mut self, kind: OutputKind, end: u64) {
+        if kind == OutputKind::Log {
+            self.log_count = end;
+            return;
+        }
+        if self.output_counts.len() <= kind.index() {
+            self.output_counts.resize(kind.index() + 1, 0);
+        }
+        if let Some(known) = self.output_counts.get_mut(kind.index()) {
+            *known = end;
+        }
+    }
+
     /// The oldest ordinal that is kept.
     pub fn kept_from(&self, kind: OutputKind) -> u64 {
         let from = if kind == OutputKind::Log {
