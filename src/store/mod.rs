@@ -21,6 +21,7 @@ mod ledger;
 mod mark;
 mod open;
 pub mod output;
+mod priority;
 mod prune;
 mod prune_output;
 mod published;
@@ -49,6 +50,7 @@ pub use append::NamedJob;
 pub use check::check;
 pub use open::{OpenError, Opened, Options, StoreGuard, open};
 pub use output::{BlockHead, Edge, Edges, OutputBatch, ROLLUPS_S, Rollup, Tail, TextFilter, edge_index, edges_of};
+pub use priority::{give_way, stand_back};
 pub use published::{JobWatch, ReadyNews};
 pub use reader::{
     Counters, DueCursor, DueEntry, LogSlice, OutputLimit, OutputSlice, Plan, Reader, ReadyEntry, ReadyPage,
@@ -56,7 +58,6 @@ pub use reader::{
 };
 pub use report::{CheckReport, SalvageReport};
 pub use salvage::salvage;
-pub use sealer::stand_back;
 pub use verbs::{
     Admitted, Canceled, End, FreshJob, Idempotency, Lease, LeaseWant, Left, NewJob, Prune, QueueKey, Replayed, Settled,
     Settlement, Source, StatusChange, TenantKey, Tried, Turned, UploadPart, UploadRecord,

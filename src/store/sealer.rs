@@ -16,6 +16,7 @@ use super::output::{
     BlockRows, Chunk, Done, Due, Tails, Window, batch_keys, build_block, open_behind, read_block, read_head,
     recompute_rollups,
 };
+use super::priority::{give_way, stand_back};
 use super::published::Published;
 use super::spaces::Spaces;
 use super::tx::Tx;
@@ -23,8 +24,8 @@ use crate::model::{JobId, OutputKind, OutputRecord, Refusal, RefusalCode};
 
 /// How long one turn waits for work.
 const TICK: Duration = Duration::from_secs(1);
-/// Records sealed in one commit: some tens of milliseconds of compression, and a group that others wait for only shortly.
-const ROUND_BYTES: usize = 4 << 20;
+/// Records sealed in one commit: some tens of milliseconds of compression, and a group that others wait for only shortly, 2 ms.
+const ROUND_BYTES: usize = 2 << 20;
 /// A last block that is this many times what follows is left as it is: so that a record is written anew a few times only, however
 /// slowly its job goes on.
 const MERGE_RATIO: u64 = 32;
@@ -148,6 +149,7 @@ impl Sealer {
         let mut fresh: Vec<OutputRecord> = Vec::new();
         for chunk in &due.chunks {
             fresh.extend(chunk.records(due.kind)?);
+            give_way(chunk.body.len());
         }
         let Some(first) = fresh.first().map(|record| record.ordinal) else {
             return Err(super::records::damaged(format!("a piece of output of job {}", due.job)));
@@ -205,16 +207,6 @@ impl Sealer {
         sealed.gone.extend((0..head.parts).map(|part| keys::block(head.job, head.kind, head.first, part)));
         sealed.replaced = Some((Key { space: Space::Output, bytes: key.to_vec() }, value.to_vec()));
         Ok((records, open))
-    }
-}
-
-/// Lowers the priority of this thread by `nice`, where threads have one of their own: whoever answers and commits comes first. Without
-/// that, nothing is lost but the order.
-pub fn stand_back(nice: i32) {
-    if cfg!(target_os = "linux")
-        && let Err(error) = rustix::process::nice(nice)
-    {
-        tracing::debug!(%error, "a thread keeps its priority");
     }
 }
 

@@ -12,6 +12,7 @@ use super::Traffic;
 use super::spool::{Item, Packet, Pass, Spool};
 use crate::clock::Clock;
 use crate::model::{JobName, LogLevel, LogStream, NewLog, NewOutput, OutputKind};
+use crate::store::give_way;
 
 /// Jobs of one sender whose sequences are remembered, some 3 MB. Beyond it all are forgotten: gaps across that moment are not seen.
 const JOBS_MAX: usize = 10_000;
@@ -99,6 +100,7 @@ impl OutputSource {
         if kind != OutputKind::Other {
             self.note_sequence(place, kind, sequence);
         }
+        give_way(data.len());
         self.push(place, NewOutput { kind, stream, time_ns, sequence, label: None, data });
         true
     }

@@ -22,7 +22,7 @@ pub(super) const BATCH_BYTES: usize = 256 << 10;
 /// The same while somebody follows one of them: a line is shown three to four batches later.
 const FOLLOWED_BYTES: usize = 128 << 10;
 /// However many jobs share it, while somebody follows one of them.
-const FOLLOWED_BYTES_MAX: usize = 1 << 20;
+const FOLLOWED_BYTES_MAX: usize = 384 << 10;
 /// Microseconds that may take. On a slower disk batches are as many times larger, so that its syncs are paid for.
 const COMMIT_US: u64 = 2_500;
 /// A batch of many jobs has this much of each, as far as it may: the rows of a job are paid for once.

@@ -13,6 +13,7 @@ use super::pack::{pack, unpack};
 use super::{codec, tails::Chunk};
 use crate::model::{JobId, NewOutput, OutputKind, OutputShare, Refusal};
 use crate::store::keys::{self, Family, Fields};
+use crate::store::priority::give_way;
 use crate::store::records::{self, damaged};
 
 /// Fast: the rows live for seconds.
@@ -50,6 +51,7 @@ impl OutputBatch {
                 }
             }
             pieces.extend(kinds.into_iter().map(|kind| piece(share, kind)));
+            give_way(pieces.last().map_or(0, |piece| piece.body.len()));
         }
         let packed = pack(Vec::new(), pieces.iter().map(|piece| &*piece.body), LEVEL);
         Self { pieces, packed, now_ms }

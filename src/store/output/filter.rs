@@ -8,6 +8,7 @@
 //! fifty. First a wide map is filled, then it is folded to the size that the number of different runs asks for.
 
 use crate::model::{LogStream, OutputRecord};
+use crate::store::priority::give_way;
 
 /// Bytes of a run.
 const RUN: usize = 4;
@@ -43,6 +44,7 @@ impl TextFilter {
         let mut wide = Wide::new();
         let mut streams = [Runs::default(); 3];
         for record in records {
+            give_way(record.entry.data.len());
             let at = match record.entry.stream {
                 LogStream::Job => 0,
                 LogStream::Stdout => 1,

@@ -8,9 +8,10 @@ use bytes::Bytes;
 
 use super::PART_BYTES;
 use crate::model::{Refusal, RefusalCode};
+use crate::store::priority::{GIVE_WAY_BYTES, give_way};
 
 /// Up to here the pieces are joined before they are compressed.
-const JOINED_BYTES_MAX: u64 = PART_BYTES as u64 / 2;
+const JOINED_BYTES_MAX: u64 = GIVE_WAY_BYTES as u64;
 
 /// Compressed bytes, in parts of at most [`PART_BYTES`].
 struct Parts(Vec<Vec<u8>>);
@@ -49,8 +50,9 @@ pub fn pack<'a>(
         let mut encoder = zstd::stream::write::Encoder::new(Parts(vec![head]), level)?;
         encoder.set_pledged_src_size(Some(bytes))?;
         encoder.include_contentsize(true)?;
-        for piece in pieces {
-            encoder.write_all(piece)?;
+        for bytes in pieces.flat_map(|piece| piece.chunks(GIVE_WAY_BYTES)) {
+            encoder.write_all(bytes)?;
+            give_way(bytes.len());
         }
         Ok::<_, io::Error>(encoder.finish()?.0)
     };
