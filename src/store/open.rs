@@ -6,6 +6,7 @@
 //! keyspace at least as far as the mark says → serve.
 
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -20,7 +21,6 @@ use super::journal_room::JournalRoom;
 use super::keys::{self, Family, Key, Space};
 use super::mark::{Mark, MarkFile};
 use super::output::{self, Tails};
-use super::priority::stand_back;
 use super::published::Published;
 use super::reader::Reader;
 use super::recent::{NEWEST_MAX, Recent};
@@ -39,8 +39,6 @@ const EARLIER: &str = "fetchbox-data 2\n";
 /// How long the mark may wait for its own sync. A sync of the mark holds up the group that is being synced beside it by as much again: at
 /// 50 ms that is one group of a hundred. What waits is only vouched for later; a kill loses none of it.
 const MARK_SYNC_EVERY: Duration = Duration::from_millis(50);
-/// How far the database's own threads stand back: as far as those that take output in.
-const FJALL_NICE: i32 = 5;
 const DISK_LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Section `store` of the configuration.
@@ -297,11 +295,9 @@ fn open_or_begin_anew(database: &Path, options: &Options, mark: &Mark) -> Result
     }
 }
 
-/// Fjall may panic on damage: a panic is a refusal, with its words. It is opened by a thread that stands back, for its own threads to do
-/// so: what they merge and write to tables nobody waits for.
+/// Fjall may panic on damage: a panic is a refusal, with its words.
 pub fn open_database(database: &Path, options: &Options) -> Result<Spaces, OpenError> {
     let open = || {
-        stand_back(FJALL_NICE);
         let opened = fjall::Database::builder(database)
             .cache_size(options.cache_bytes)
             .max_journaling_size(options.journal_bytes_max.max(64 << 20))
@@ -312,7 +308,7 @@ pub fn open_database(database: &Path, options: &Options) -> Result<Spaces, OpenE
             .open()?;
         Spaces::new(opened)
     };
-    match std::thread::scope(|threads| threads.spawn(open).join()) {
+    match catch_unwind(AssertUnwindSafe(open)) {
         Ok(Ok(spaces)) => Ok(spaces),
         Ok(Err(fjall::Error::Locked)) => Err(OpenError::Locked(database.to_owned())),
         Ok(Err(fjall::Error::Io(source))) => Err(OpenError::Io { path: database.to_owned(), source }),

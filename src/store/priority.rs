@@ -12,8 +12,8 @@ thread_local! {
     static HANDLED: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Lowers the priority of this thread, and of those that it starts, by `nice`, where threads have one of their own: whoever answers
-/// and commits comes first. Without that, nothing is lost but the order.
+/// Lowers the priority of this thread by `nice`, where threads have one of their own: whoever answers and commits comes first. Without
+/// that, nothing is lost but the order.
 pub fn stand_back(nice: i32) {
     if cfg!(target_os = "linux")
         && let Err(error) = rustix::process::nice(nice)

@@ -347,24 +347,3 @@ async fn pages_leave_no_job_out_however_jobs_are_spread_over_time() {
         }
     }
 }
-
-#[cfg(target_os = "linux")]
-#[test]
-fn what_the_database_merges_gives_way_to_those_that_wait_for_answers() {
-    let mine = rustix::process::nice(0).unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    let _opened = reopen(dir.path());
-    assert_eq!(rustix::process::nice(0).unwrap(), mine, "who opens it stays where it was");
-    let mut threads = 0;
-    for thread in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
-        // Those of other tests come and go.
-        let Ok(stat) = std::fs::read_to_string(thread.path().join("stat")) else { continue };
-        let (name, fields) = stat.rsplit_once(')').unwrap();
-        if name.contains("fjall") {
-            let nice: i32 = fields.split_whitespace().nth(16).unwrap().parse().unwrap();
-            assert!(nice > mine, "{stat}");
-            threads += 1;
-        }
-    }
-    assert!(threads > 0);
-}

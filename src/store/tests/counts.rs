@@ -25,12 +25,12 @@ fn record(kind: OutputKind, n: u64) -> NewOutput {
     NewOutput { kind, stream: LogStream::Stdout, time_ns: 1, sequence: n, label: None, data }
 }
 
-async fn append_some(store: &Store, random: &mut fastrand::Rng, jobs: &[JobId], expected: &mut [Expected]) {
+/// Appends to each job as many records of each kind as `counts` says.
+async fn append_some(store: &Store, counts: &[[u64; 3]], jobs: &[JobId], expected: &mut [Expected]) {
     let (mut shares, mut firsts) = (Vec::new(), Vec::new());
-    for (job, expected) in jobs.iter().zip(expected) {
+    for ((job, expected), counts) in jobs.iter().zip(expected).zip(counts) {
         let mut records = Vec::new();
-        for (kind, end) in KINDS.into_iter().zip(&mut expected.ends) {
-            let count = random.u64(0..30);
+        for ((kind, end), count) in KINDS.into_iter().zip(&mut expected.ends).zip(*counts) {
             if count > 0 {
                 firsts.push(Ok(*end));
             }
@@ -93,7 +93,10 @@ async fn a_job_counts_all_of_its_output_whatever_is_sealed_changed_deleted_or_re
                     jobs[one] = named(store, &format!("job-{}", one + 1), 10 + step).await;
                     expected[one] = Expected::default();
                 }
-                _ => append_some(store, &mut random, &jobs, &mut expected).await,
+                _ => {
+                    let counts = [[(); 3]; 3].map(|job| job.map(|()| random.u64(0..30)));
+                    append_some(store, &counts, &jobs, &mut expected).await;
+                }
             }
             compare(&opened, &jobs, &expected, &format!("seed {seed}, step {step}"));
         }
