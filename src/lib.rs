@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The rooms, along the data's path; each names only rooms above it that `tests/tidy.rs` allows:
-//! `model` `clock` `objects` `handler` `store` `ingest` `worker` `dispatch` `ledger` `retention` `proto` `api` `client`
+//! `model` `clock` `priority` `objects` `handler` `store` `ingest` `worker` `dispatch` `ledger` `retention` `proto` `api` `client`
 //! `telemetry` `config` `daemon` `cli`.
 //!
 //! Invariants:
@@ -29,6 +29,7 @@ pub mod ingest;
 pub mod ledger;
 pub mod model;
 pub mod objects;
+pub mod priority;
 pub mod proto;
 pub mod retention;
 pub mod store;

@@ -6,7 +6,7 @@ use std::io;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use crate::store::stand_back;
+use crate::priority::stand_back;
 
 /// How far they stand back where the cores are all busy: to a third of what a thread that answers gets, and three times what the sealer
 /// gets.

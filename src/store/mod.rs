@@ -21,7 +21,6 @@ mod ledger;
 mod mark;
 mod open;
 pub mod output;
-mod priority;
 mod prune;
 mod prune_output;
 mod published;
@@ -50,7 +49,6 @@ pub use append::NamedJob;
 pub use check::check;
 pub use open::{OpenError, Opened, Options, StoreGuard, open};
 pub use output::{BlockHead, Edge, Edges, OutputBatch, ROLLUPS_S, Rollup, Tail, TextFilter, edge_index, edges_of};
-pub use priority::{give_way, stand_back};
 pub use published::{JobWatch, ReadyNews};
 pub use reader::{
     Counters, DueCursor, DueEntry, LogSlice, OutputLimit, OutputSlice, Plan, Reader, ReadyEntry, ReadyPage,

@@ -16,11 +16,11 @@ use super::output::{
     BlockRows, Chunk, Done, Due, Tails, Window, batch_keys, build_block, open_behind, read_block, read_head,
     recompute_rollups,
 };
-use super::priority::{give_way, stand_back};
 use super::published::Published;
 use super::spaces::Spaces;
 use super::tx::Tx;
 use crate::model::{JobId, OutputKind, OutputRecord, Refusal, RefusalCode};
+use crate::priority::{give_way, stand_back};
 
 /// How long one turn waits for work.
 const TICK: Duration = Duration::from_secs(1);

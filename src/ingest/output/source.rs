@@ -12,7 +12,7 @@ use super::Traffic;
 use super::spool::{Item, Packet, Pass, Spool};
 use crate::clock::Clock;
 use crate::model::{JobName, LogLevel, LogStream, NewLog, NewOutput, OutputKind};
-use crate::store::give_way;
+use crate::priority::give_way;
 
 /// Jobs of one sender whose sequences are remembered, some 3 MB. Beyond it all are forgotten: gaps across that moment are not seen.
 const JOBS_MAX: usize = 10_000;

@@ -12,8 +12,8 @@ use prost::Message;
 use super::pack::{pack, unpack};
 use super::{codec, tails::Chunk};
 use crate::model::{JobId, NewOutput, OutputKind, OutputShare, Refusal};
+use crate::priority::give_way;
 use crate::store::keys::{self, Family, Fields};
-use crate::store::priority::give_way;
 use crate::store::records::{self, damaged};
 
 /// Fast: the rows live for seconds.

@@ -8,7 +8,7 @@
 //! fifty. First a wide map is filled, then it is folded to the size that the number of different runs asks for.
 
 use crate::model::{LogStream, OutputRecord};
-use crate::store::priority::give_way;
+use crate::priority::give_way;
 
 /// Bytes of a run.
 const RUN: usize = 4;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::PART_BYTES;
 use crate::model::{Refusal, RefusalCode};
-use crate::store::priority::{GIVE_WAY_BYTES, give_way};
+use crate::priority::{GIVE_WAY_BYTES, give_way};
 
 /// Up to here the pieces are joined before they are compressed.
 const JOINED_BYTES_MAX: u64 = GIVE_WAY_BYTES as u64;
