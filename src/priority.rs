@@ -12,7 +12,7 @@ use crate::clock::Clock;
 pub const GIVE_WAY_BYTES: usize = 64 << 10;
 /// Whoever only had to answer is done sooner. What takes the core for longer wants it for itself, and gets its share as it is.
 const ANSWERED_WITHIN: Duration = Duration::from_millis(3);
-/// So many times as long as such a one had the core, none is offered: then all that is given away is some 5 %.
+/// So many times as long as such a one had the core, none is offered: then what is given away is some 6 %.
 const KEEP_FACTOR: u32 = 16;
 
 thread_local! {
