@@ -5,60 +5,42 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::keys::{self, Family, Fields, Space};
-use super::output::{FoundPiece, read_batches, read_head, rebuild_head};
+use super::output::{Counts, FoundPiece, read_batches, read_head, rebuild_head};
 use super::records::{self, JobRow, NameRow, damaged};
 use super::report::CheckReport;
 use super::spaces::Spaces;
 use crate::model::{JobId, JobName, OutputKind, Refusal};
 
-/// What a job's row says of its records.
-struct Counts {
-    logs: u64,
-    logs_from: u64,
-    others: Vec<u64>,
-    /// Of the others: what is below was deleted.
-    others_from: Vec<u64>,
+/// What a job's row says of its records, and the batches beyond it.
+struct Said {
+    counts: Counts,
+    /// By kind: what is below was deleted.
+    from: [u64; OutputKind::ALL.len()],
     has_output: bool,
 }
 
-impl Counts {
+impl Said {
     fn of(&self, kind: OutputKind) -> u64 {
-        match kind {
-            OutputKind::Log => self.logs,
-            other => self.others.get(other.index()).copied().unwrap_or(0),
-        }
+        self.counts.end(kind)
     }
 
     /// How many there are, with a piece of a batch that came after the job's row was written.
     fn with(&mut self, piece: &FoundPiece<'_>) -> u64 {
-        let (count, kind) = (self.of(piece.kind), piece.kind);
-        if piece.chunk.first == count {
+        if piece.chunk.first == self.of(piece.kind) {
             self.has_output = true;
-            match kind {
-                OutputKind::Log => self.logs = piece.chunk.end(),
-                other => {
-                    let others = self.others.len().max(other.index() + 1);
-                    self.others.resize(others, 0);
-                    if let Some(known) = self.others.get_mut(other.index()) {
-                        *known = piece.chunk.end();
-                    }
-                }
-            }
+            self.counts.add(piece.kind, piece.chunk.end(), piece.data_bytes, piece.now_ms);
         }
-        self.of(kind)
+        self.of(piece.kind)
     }
 
     fn kept_from(&self, kind: OutputKind) -> u64 {
-        match kind {
-            OutputKind::Log => self.logs_from,
-            other => self.others_from.get(other.index()).copied().unwrap_or(0),
-        }
+        self.from.get(kind.index()).copied().unwrap_or(0)
     }
 }
 
 #[derive(Default)]
 pub struct OutputWalk {
-    jobs: BTreeMap<JobId, Counts>,
+    jobs: BTreeMap<JobId, Said>,
     /// First and last ordinals of what blocks and batches hold.
     held: BTreeMap<(JobId, OutputKind), Vec<(u64, u64)>>,
     /// Parts that each head names.
@@ -75,9 +57,8 @@ impl OutputWalk {
         row: &JobRow,
     ) -> Result<(), Refusal> {
         let has_output = row.output_bytes > 0 || row.output_at_ms > 0;
-        let others = row.output_counts.clone();
-        let others_from = row.output_from.clone();
-        self.jobs.insert(id, Counts { logs: row.log_count, logs_from: row.logs_from, others, others_from, has_output });
+        let from = OutputKind::ALL.map(|kind| row.kept_from(kind));
+        self.jobs.insert(id, Said { counts: Counts::of(row), from, has_output });
         if !row.name.is_empty() {
             let name = JobName::parse(&row.name).ok_or_else(|| damaged(format!("the name of job {id}")))?;
             if spaces.get(&keys::name(&name))?.is_none() {
@@ -154,14 +135,14 @@ impl OutputWalk {
     }
 
     fn hold(&mut self, report: &mut CheckReport, job: JobId, kind: OutputKind, first: u64, last: u64) {
-        let Some(counts) = self.jobs.get(&job) else {
+        let Some(said) = self.jobs.get(&job) else {
             if self.strangers.insert(job) {
                 report.problem(format!("there is output of job {job}, which is gone"));
             }
             return;
         };
-        if last < first || last >= counts.of(kind) {
-            let (kind, counted) = (kind.name(), counts.of(kind));
+        if last < first || last >= said.of(kind) {
+            let (kind, counted) = (kind.name(), said.of(kind));
             report.problem(format!("job {job} counts {counted} records of {kind}, and {first} to {last} are there"));
         }
         let held = self.held.entry((job, kind)).or_default();
@@ -181,7 +162,7 @@ impl OutputWalk {
                     let FoundPiece { job, kind, chunk, .. } = piece;
                     let records = chunk.records(kind)?;
                     let last = chunk.first.wrapping_add(chunk.count).wrapping_sub(1);
-                    let counted = self.jobs.get_mut(&job).map(|counts| counts.with(&piece));
+                    let counted = self.jobs.get_mut(&job).map(|said| said.with(&piece));
                     if records.len() as u64 != chunk.count
                         || records.first().is_none_or(|record| record.ordinal != chunk.first)
                         || records.last().is_none_or(|record| record.ordinal != last)
@@ -208,20 +189,21 @@ impl OutputWalk {
             self.held.entry(place).or_default().extend(chunks);
         }
         for ((job, kind), held) in &self.held {
-            if let (Some(counts), Some((first, _))) = (self.jobs.get(job), held.first()) {
+            if let (Some(said), Some((first, _))) = (self.jobs.get(job), held.first()) {
                 let mut next = *first;
-                for (first, last) in held.iter().copied().chain([(counts.of(*kind), counts.of(*kind))]) {
+                for (first, last) in held.iter().copied().chain([(said.of(*kind), said.of(*kind))]) {
                     if first > next {
-                        missing(spaces, report, counts, (*job, *kind), next..first);
+                        missing(spaces, report, said, (*job, *kind), next..first);
                     }
                     next = next.max(last.saturating_add(1));
                 }
             }
         }
-        for (id, counts) in &self.jobs {
+        for (id, said) in &self.jobs {
+            let logs = said.of(OutputKind::Log);
             // What was appended as output may have been pruned; the job's own lines go with `logs_from`.
-            if counts.logs > counts.logs_from && !counts.has_output {
-                missing(spaces, report, counts, (*id, OutputKind::Log), counts.logs - 1..counts.logs);
+            if logs > said.kept_from(OutputKind::Log) && !said.has_output {
+                missing(spaces, report, said, (*id, OutputKind::Log), logs - 1..logs);
             }
         }
     }
@@ -231,13 +213,13 @@ impl OutputWalk {
 fn missing(
     spaces: &Spaces,
     report: &mut CheckReport,
-    counts: &Counts,
+    said: &Said,
     place: (JobId, OutputKind),
     ordinals: std::ops::Range<u64>,
 ) {
     let (job, kind) = place;
     for ordinal in ordinals.clone() {
-        if ordinal < counts.kept_from(kind)
+        if ordinal < said.kept_from(kind)
             || kind == OutputKind::Log && matches!(spaces.get(&keys::log(job, ordinal)), Ok(Some(_)))
         {
             continue;

@@ -105,12 +105,7 @@ impl JobRow {
             self.log_count = end;
             return;
         }
-        if self.output_counts.len() <= kind.index() {
-            self.output_counts.resize(kind.index() + 1, 0);
-        }
-        if let Some(known) = self.output_counts.get_mut(kind.index()) {
-            *known = end;
-        }
+        set_of_kind(&mut self.output_counts, kind, end);
     }
 
     /// The oldest ordinal that is kept.
@@ -128,12 +123,7 @@ impl JobRow {
             self.logs_from = from;
             return;
         }
-        if self.output_from.len() <= kind.index() {
-            self.output_from.resize(kind.index() + 1, 0);
-        }
-        if let Some(kept) = self.output_from.get_mut(kind.index()) {
-            *kept = from;
-        }
+        set_of_kind(&mut self.output_from, kind, from);
     }
 
     pub fn job_state(&self) -> Result<JobState, Refusal> {
@@ -203,6 +193,16 @@ impl JobRow {
             output_bytes: self.output_bytes,
             output_at_ms: self.output_at_ms,
         })
+    }
+}
+
+/// Of numbers by kind, which end with the last one that is not 0.
+fn set_of_kind(numbers: &mut Vec<u64>, kind: OutputKind, number: u64) {
+    if numbers.len() <= kind.index() {
+        numbers.resize(kind.index() + 1, 0);
+    }
+    if let Some(known) = numbers.get_mut(kind.index()) {
+        *known = number;
     }
 }
 
