@@ -408,7 +408,8 @@ impl<E: Effects> Engine<E> {
             trace_id = %candidate.job.trace_id,
         );
         let attempt = self.effects.clone().attempt(Start { candidate, lease, gate, stop });
-        let id = self.attempts.spawn(attempt.instrument(span)).id();
+        // Boxed: it has several KiB, and spawning moves what it is given some ten times.
+        let id = self.attempts.spawn(Box::pin(attempt.instrument(span))).id();
         self.running.insert(id, attempted);
     }
 

@@ -7,6 +7,8 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base16ct::lower;
+
 use super::backoff::{Policy, Verdict};
 use super::lane::{JobPart, Lane};
 use super::parking::Parking;
@@ -180,7 +182,7 @@ fn log_line(attempted: &Attempted, end: &End, now_ms: i64) -> NewLog {
                 field("bytes_received", received.to_string());
             }
             field("bytes", object.size_bytes.to_string());
-            field("sha256", hex(&object.sha256));
+            field("sha256", lower::encode_string(&object.sha256));
             field("bucket", object.bucket.clone());
             field("key", object.key.clone());
             (LogLevel::Info, stored_words(object, way))
@@ -268,13 +270,6 @@ pub(super) fn tell(settlement: &Settlement) {
             tracing::debug!(%job_id, %task_id, resource, attempt, trace_id, host, code, took_ms, "{}", log.message);
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

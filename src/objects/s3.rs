@@ -8,6 +8,7 @@ use std::path::Path as FilePath;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use base16ct::{lower, mixed};
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::multipart::MultipartStore as _;
 use object_store::path::Path;
@@ -203,7 +204,7 @@ pub(super) fn attributes(label: &Label) -> Result<Attributes, Error> {
         attributes.insert(Attribute::ContentType, header_safe(&label.content_type).into());
     }
     if label.sha256 != [0; 32] {
-        insert(&mut attributes, SHA256, hex(&label.sha256));
+        insert(&mut attributes, SHA256, lower::encode_string(&label.sha256));
     }
     Ok(attributes)
 }
@@ -230,20 +231,10 @@ pub(super) fn unquoted(etag: Option<&str>) -> String {
     etag.unwrap_or_default().trim_matches('"').to_owned()
 }
 
-pub(super) fn hex(digest: &[u8; 32]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn digest_of(text: &str) -> Option<[u8; 32]> {
-    let digits = text.as_bytes();
-    if digits.len() != 64 || !digits.iter().all(u8::is_ascii_hexdigit) {
-        return None;
-    }
     let mut digest = [0; 32];
-    for (byte, pair) in digest.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(digest)
+    // Of another length it is not one either.
+    (mixed::decode(text, &mut digest).ok()?.len() == digest.len()).then_some(digest)
 }
 
 fn read_secret(file: &FilePath) -> Result<String, Error> {

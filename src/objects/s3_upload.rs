@@ -161,7 +161,7 @@ impl S3Upload {
     }
 
     async fn put_whole(&mut self, sha256: [u8; 32]) -> Result<Head, Error> {
-        s3::insert(&mut self.attributes, s3::SHA256, s3::hex(&sha256));
+        s3::insert(&mut self.attributes, s3::SHA256, base16ct::lower::encode_string(&sha256));
         let body = self.take();
         self.sent_bytes = body.content_length() as u64;
         let kept = body.clone();

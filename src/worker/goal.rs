@@ -38,7 +38,7 @@ impl Goal {
         if !self.by_content {
             return Place { bucket: self.bucket.clone(), key: self.key.clone() };
         }
-        let digits = hex(sha256);
+        let digits = base16ct::lower::encode_string(sha256);
         let folder = digits.get(..2).unwrap_or_default();
         self.under(&format!("sha256/{folder}/{digits}"))
     }
@@ -75,10 +75,6 @@ impl Goal {
         let (size_bytes, sha256) = (whole.size_bytes, whole.sha256);
         StoredObject { bucket, key, etag: head.etag, size_bytes, sha256, content_type }
     }
-}
-
-pub(super) fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The folder of objects on their way to a key made of their digest.

@@ -12,6 +12,7 @@ use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use base16ct::lower;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
@@ -20,7 +21,7 @@ use super::classify::Failed;
 use super::course::{Ended, Recorded, Run, Traces, stored_at};
 use super::fetch::{Answered, Fetched, Resume, Want};
 use super::found::{Found, GoOn};
-use super::goal::{Goal, hex};
+use super::goal::Goal;
 use super::send::Sending;
 use super::{Assignment, HostGate, Outcome, Progress, Stored, Validators, Worker};
 use crate::model::{FailureCode, RetryClass, StoredObject};
@@ -270,8 +271,8 @@ fn check_whole(fetched: &Fetched<'_>, received: u64, wanted: Option<[u8; 32]>, g
     match wanted {
         Some(wanted) if wanted != got => {
             let failed = Failed::new(FailureCode::DownloadChecksum, "the body is not the one the manifest names")
-                .with("sha256_wanted", hex(&wanted))
-                .with("sha256", hex(&got));
+                .with("sha256_wanted", lower::encode_string(&wanted))
+                .with("sha256", lower::encode_string(&got));
             Err(fetched.blame(failed))
         }
         _ => Ok(()),

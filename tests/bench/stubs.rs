@@ -79,7 +79,7 @@ impl Drop for Stub {
 }
 
 pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    base16ct::lower::encode_string(bytes)
 }
 
 fn tell(digest: &[u8], bytes: u64, name: &str) {

@@ -108,5 +108,5 @@ pub fn rounds(variable: &str, usual: u32) -> u32 {
 }
 
 pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    base16ct::lower::encode_string(bytes)
 }

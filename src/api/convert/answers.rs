@@ -2,7 +2,7 @@
 //!
 //! Owns: the shape of every answer. Must not know: who asked. Header values leave only inside `Manifest`: they may be credentials.
 
-use std::fmt::Write as _;
+use base16ct::lower;
 
 use super::{job_state, log_stream, priority};
 use crate::api::{Api, Check, Places, errors, health};
@@ -184,7 +184,7 @@ fn stored(object: &StoredObject) -> pb::StoredObject {
         key: object.key.clone(),
         etag: object.etag.clone(),
         size_bytes: object.size_bytes,
-        sha256: hex(&object.sha256),
+        sha256: lower::encode_string(&object.sha256),
         content_type: object.content_type.clone(),
     }
 }
@@ -263,14 +263,7 @@ fn proxy_hint(hint: &ProxyHint) -> pb::ProxyHint {
 }
 
 fn checksum(digest: Option<&[u8; 32]>) -> String {
-    digest.map_or_else(String::new, |digest| format!("sha256:{}", hex(digest)))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    digest.map_or_else(String::new, |digest| format!("sha256:{}", lower::encode_string(digest)))
 }
 
 pub(crate) fn search_page(page: SearchPage) -> pb::SearchLogsResponse {

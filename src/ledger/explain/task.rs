@@ -2,7 +2,9 @@
 //!
 //! Owns: the telling. Must not know: where the rows come from.
 
-use super::words::{clean_failure, clean_task, code_at, hex, plural, sentence, size, span, when};
+use base16ct::lower;
+
+use super::words::{clean_failure, clean_task, code_at, plural, sentence, size, span, when};
 use crate::ledger::{LifeEvent, TaskStory};
 use crate::model::{
     Attempt, DeadLetterId, Failure, Job, RetryClass, StoredObject, Task, TaskSpec, TaskState, Way, grouped, shown_url,
@@ -180,7 +182,12 @@ fn stored(task: &Task, object: &StoredObject, since_ms: Option<i64>) -> Vec<Life
 pub fn place(object: &StoredObject) -> String {
     let kind = if object.content_type.is_empty() { String::new() } else { format!(", {}", object.content_type) };
     let (bucket, key, bytes) = (&object.bucket, &object.key, object.size_bytes);
-    format!("{bucket}/{key} ({}, {} bytes{kind}, SHA-256 {})", size(bytes), grouped(bytes), hex(&object.sha256))
+    format!(
+        "{bucket}/{key} ({}, {} bytes{kind}, SHA-256 {})",
+        size(bytes),
+        grouped(bytes),
+        lower::encode_string(&object.sha256)
+    )
 }
 
 fn summary(task: &Task, held: Option<&str>) -> String {

@@ -355,7 +355,7 @@ async fn an_object_a_killed_attempt_had_put_whole_is_found_by_its_mark() {
 }
 
 fn content_key(folder: &str, sha256: [u8; 32]) -> String {
-    let digits: String = sha256.iter().map(|byte| format!("{byte:02x}")).collect();
+    let digits = base16ct::lower::encode_string(&sha256);
     format!("{folder}sha256/{}/{digits}", &digits[..2])
 }
 
