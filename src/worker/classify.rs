@@ -111,6 +111,18 @@ pub(super) fn request(error: reqwest::Error) -> Failed {
     Failed::new(code, describe(&error))
 }
 
+/// The connection ended before anything was heard: over one that was used before, that says nothing of the origin, which may close
+/// after any answer without saying so.
+pub(super) fn is_unanswered(error: &reqwest::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+    let ended = |cause: &(dyn StdError + 'static)| {
+        let by_hyper = cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_incomplete_message);
+        let by_system = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        (by_hyper || matches!(by_system, Some(BrokenPipe | ConnectionAborted | ConnectionReset))).then_some(())
+    };
+    !error.is_connect() && find(error, ended).is_some()
+}
+
 /// Why a body broke off. `declared`: its length had been told.
 pub(super) fn body(error: reqwest::Error, declared: bool) -> Failed {
     let error = error.without_url();

@@ -18,10 +18,11 @@ const IDLE_MAX: Duration = Duration::from_secs(30);
 const PING_AFTER: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Connects to nothing but addresses that were checked.
-pub(super) fn direct(options: &Options, guard: &Arc<Guard>, net: &Arc<dyn Net>) -> Result<Client, String> {
-    let resolver = GuardedResolver { guard: guard.clone(), net: net.clone() };
-    build(options, net.as_ref(), Arc::new(resolver), None)
+/// Connects to nothing but addresses that were checked. The second never uses a connection twice.
+pub(super) fn direct(options: &Options, guard: &Arc<Guard>, net: &Arc<dyn Net>) -> Result<(Client, Client), String> {
+    let resolver = Arc::new(GuardedResolver { guard: guard.clone(), net: net.clone() });
+    let anew = made(options, net.as_ref(), resolver.clone(), |builder| builder.pool_max_idle_per_host(0))?;
+    Ok((build(options, net.as_ref(), resolver, None)?, anew))
 }
 
 /// `resolver` decides what is connected to: an address in a URL never meets it.
@@ -30,6 +31,15 @@ pub(super) fn build(
     net: &dyn Net,
     resolver: Arc<dyn Resolve>,
     proxy: Option<Proxy>,
+) -> Result<Client, String> {
+    made(options, net, resolver, |builder| proxy.iter().cloned().fold(builder, ClientBuilder::proxy))
+}
+
+fn made(
+    options: &Options,
+    net: &dyn Net,
+    resolver: Arc<dyn Resolve>,
+    but: impl Fn(ClientBuilder) -> ClientBuilder,
 ) -> Result<Client, String> {
     let builder = || {
         let builder = Client::builder()
@@ -44,8 +54,7 @@ pub(super) fn build(
             .pool_idle_timeout(IDLE_MAX)
             .http2_keep_alive_interval(PING_AFTER)
             .http2_keep_alive_timeout(PING_TIMEOUT);
-        let builder = proxy.iter().cloned().fold(builder, ClientBuilder::proxy);
-        net.wire(builder, resolver.clone())
+        net.wire(but(builder), resolver.clone())
     };
     builder().build().or_else(|error| {
         tracing::warn!(%error, "no certificates on this machine: downloads over https will fail");

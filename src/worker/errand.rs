@@ -136,7 +136,7 @@ impl<'a> Errand<'a> {
             (206, Some(from), _) => {
                 return match from.continued_by(response.headers()) {
                     Ok(span) => {
-                        let coming = Coming { begin: from.offset, end: Some(span.end), total: span.total };
+                        let coming = Coming { begin: from.offset, end: Some(span.end), total: Some(span.total) };
                         self.admit(response, coming, asked).map_err(says)?;
                         Ok(Step::Body(landed, coming))
                     }
@@ -182,7 +182,8 @@ impl<'a> Errand<'a> {
         let mut permit = Some(self.enter(&host).await?);
         let options = &worker.options;
         let limit = Duration::from_millis(options.connect_timeout_ms.saturating_add(options.idle_timeout_ms));
-        // Ends with the proxies: each is tried once, and without one there is one try.
+        let mut is_anew = false;
+        // Ends with the proxies: each is tried once, and without one there is one try, or a second over a connection of its own.
         loop {
             let proxy = self.way.next()?;
             let held = match permit.take() {
@@ -192,6 +193,7 @@ impl<'a> Errand<'a> {
             self.is_direct = proxy.is_none();
             let client = match proxy {
                 Some(proxy) => self.client_through(&proxy, target).await?,
+                None if is_anew => worker.anew.clone(),
                 None => worker.client.clone(),
             };
             let sent = client.get(target.url().clone()).headers(headers.clone()).send();
@@ -200,6 +202,11 @@ impl<'a> Errand<'a> {
                     Some(seen) => Ok(seen),
                     None => return Ok(Landed { response, target: target.clone(), redirects: 0, _permit: held }),
                 },
+                // It may have been a connection that the origin was just closing.
+                Ok(Err(error)) if self.is_direct && !is_anew && classify::is_unanswered(&error) => {
+                    is_anew = true;
+                    Ok(Reached::Perhaps)
+                }
                 Ok(Err(error)) => self.way.failed(error, target),
                 Err(_) => {
                     self.way.broke();
@@ -264,10 +271,9 @@ impl<'a> Errand<'a> {
     }
 
     fn admit(&self, response: &reqwest::Response, coming: Coming, asked: Asked<'_>) -> Result<(), Failed> {
-        let encodings = response.headers().get_all(header::CONTENT_ENCODING);
-        if let Some(encoding) = encodings.iter().find(|encoding| !headers::is_identity(encoding)) {
-            let encoding: String = String::from_utf8_lossy(encoding.as_bytes()).chars().take(64).collect();
-            return Err(Failed::new(FailureCode::DownloadEncoding, format!("the body came encoded as {encoding:?}")));
+        if let Some(coding) = headers::coding(response.headers()) {
+            let coding: String = String::from_utf8_lossy(coding.as_bytes()).chars().take(64).collect();
+            return Err(Failed::new(FailureCode::DownloadEncoding, format!("the body came encoded as {coding:?}")));
         }
         match coming.total.max(coming.end) {
             Some(bytes) if bytes > self.bytes_max && !asked.any_length => {

@@ -87,6 +87,63 @@ async fn two_versions_are_never_joined() {
 }
 
 #[tokio::test]
+async fn the_end_of_a_range_is_not_taken_for_the_end_of_a_body_whose_length_nobody_told() {
+    let bench = Bench::new().await;
+    let body = seeded(3 * MIB, 4);
+    let whole = body.clone();
+    bench.origin.on_fn("/", move |seen| match wanted(seen) {
+        Some(from) => {
+            let range = format!("bytes {from}-{}/*", from + MIB - 1);
+            let piece = Behaviour::bytes(&whole[from..from + MIB]).answers(206);
+            piece.header("ETag", "\"v1\"").header("Content-Range", range)
+        }
+        None => Behaviour::bytes(whole.clone()).header("ETag", "\"v1\"").chunked().close_after(MIB),
+    });
+    let spec = bench.spec("/");
+    let mut fetched = bench.ask(&spec).await.unwrap();
+    let (got, end) = read(&mut fetched).await;
+    assert_eq!(end.unwrap_err().failure.code, FailureCode::DownloadInterrupted, "{} of {}", got.len(), body.len());
+    assert_eq!(bench.origin.hits("/"), 2);
+}
+
+/// One answer a connection, and no word of it: a second request finds the connection closed. `/N` leads to `/N-1`.
+async fn one_answer_each() -> std::net::SocketAddr {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = [0; 4096];
+                let read = stream.read(&mut head).await.unwrap();
+                let path = String::from_utf8_lossy(&head[..read]).split(' ').nth(1).unwrap().to_owned();
+                let answer = match path.trim_start_matches('/').parse::<u32>().unwrap() {
+                    0 => "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello".to_owned(),
+                    left => format!("HTTP/1.1 302 Found\r\nLocation: /{}\r\nContent-Length: 0\r\n\r\n", left - 1),
+                };
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                // The next request has left before anybody can see that the connection ends.
+                let _ = stream.read(&mut head).await;
+            });
+        }
+    });
+    addr
+}
+
+#[tokio::test]
+async fn an_origin_that_closes_after_each_answer_without_a_word_loses_nothing() {
+    let bench = Bench::new().await;
+    let addr = one_answer_each().await;
+    let mut spec = bench.spec("/");
+    for redirects in [0, 1, 3, 5] {
+        spec.url = format!("http://{addr}/{redirects}");
+        let mut fetched = bench.ask(&spec).await.unwrap_or_else(|failed| panic!("{redirects} redirects: {failed:?}"));
+        assert_eq!(read(&mut fetched).await.1.unwrap(), b"hello", "{redirects} redirects");
+    }
+    assert!(!bench.gate.take_events().contains(&"ill".to_owned()), "it is no fault of the host");
+}
+
+#[tokio::test]
 async fn what_cannot_be_told_apart_is_not_resumed() {
     let bench = Bench::new().await;
     let broken = Behaviour::body(2 * MIB, 1).close_after(MIB);
@@ -258,7 +315,7 @@ async fn no_body_is_other_than_it_was_said_to_be() {
     // A range that brings more than it says, in an encoding that does not show it.
     bench.origin.on_fn("/over", |seen| match wanted(seen) {
         Some(from) => {
-            let range = format!("bytes {from}-{}/*", from + 10);
+            let range = format!("bytes {from}-{}/100000", from + 10);
             let over = Behaviour::bytes(&seeded(100_000, 1)[from..]).answers(206).chunked();
             over.header("ETag", "\"v1\"").header("Content-Range", range)
         }

@@ -59,10 +59,16 @@ pub(super) fn across_origins(headers: &HeaderMap) -> HeaderMap {
     headers.iter().filter(|(name, _)| stays(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
-/// Whether a body with this Content-Encoding is the resource itself.
-pub(super) fn is_identity(encoding: &HeaderValue) -> bool {
-    let plain = |part: &str| part.trim().is_empty() || part.trim().eq_ignore_ascii_case("identity");
-    encoding.to_str().is_ok_and(|text| text.split(',').all(plain))
+/// The coding in which a body came that nobody here undoes. None: what comes is the resource itself, or chunks of it.
+pub(super) fn coding(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let content = headers.get_all(header::CONTENT_ENCODING).iter().find(|coding| !is_made_of(coding, &["identity"]));
+    let transfer = headers.get_all(header::TRANSFER_ENCODING).iter();
+    content.or(transfer.into_iter().find(|coding| !is_made_of(coding, &["identity", "chunked"])))
+}
+
+fn is_made_of(codings: &HeaderValue, plain: &[&str]) -> bool {
+    let is_plain = |part: &str| part.is_empty() || plain.iter().any(|plain| part.eq_ignore_ascii_case(plain));
+    codings.to_str().is_ok_and(|text| text.split(',').map(str::trim).all(is_plain))
 }
 
 #[cfg(test)]
@@ -118,9 +124,16 @@ mod tests {
     }
 
     #[test]
-    fn only_identity_is_the_resource_itself() {
-        let identity = |text: &'static str| is_identity(&HeaderValue::from_static(text));
-        assert!(identity("identity") && identity("") && identity("Identity"));
-        assert!(!identity("gzip") && !identity("identity, br"));
+    fn only_what_nobody_coded_is_the_resource_itself() {
+        let is_plain = |name: http::HeaderName, text: &'static str| {
+            coding(&HeaderMap::from_iter([(name, HeaderValue::from_static(text))])).is_none()
+        };
+        for text in ["identity", "", "Identity"] {
+            assert!(is_plain(header::CONTENT_ENCODING, text) && is_plain(header::TRANSFER_ENCODING, text), "{text}");
+        }
+        for text in ["gzip", "identity, br", "gzip, chunked"] {
+            assert!(!is_plain(header::CONTENT_ENCODING, text) && !is_plain(header::TRANSFER_ENCODING, text), "{text}");
+        }
+        assert!(is_plain(header::TRANSFER_ENCODING, "Chunked") && !is_plain(header::CONTENT_ENCODING, "chunked"));
     }
 }

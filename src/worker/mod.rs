@@ -277,6 +277,8 @@ pub struct Worker {
     net: Arc<dyn resolve::Net>,
     /// For direct connections.
     client: reqwest::Client,
+    /// Each request over a connection of its own.
+    anew: reqwest::Client,
     /// Of proxies, by their number.
     clients: Arc<proxy::Clients>,
     proxies: Proxies,
@@ -295,10 +297,10 @@ impl Worker {
         options.check()?;
         objects::install_tls_provider();
         let guard = Arc::new(Guard::new(&options.allow_networks, &options.deny_networks)?);
-        let client = client::direct(&options, &guard, &net)?;
+        let (client, anew) = client::direct(&options, &guard, &net)?;
         let robots = Arc::new(robots::Robots::new(&options.user_agent));
         let (clients, proxies) = (Arc::default(), Proxies::none());
-        Ok(Self { options: Arc::new(options), guard, net, client, clients, proxies, robots, objects, clock })
+        Ok(Self { options: Arc::new(options), guard, net, client, anew, clients, proxies, robots, objects, clock })
     }
 
     /// Tasks that demand a proxy get one of these.

@@ -22,12 +22,12 @@ pub(super) struct Resume {
     pub(super) landed: Option<[u8; 32]>,
 }
 
-/// What a 206 that may be joined to what is there brings.
+/// What a 206 that may be joined to what is there brings. Where the whole ends is always known: the end of a range says nothing of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Span {
     /// One past its last byte, in the whole body.
     pub(super) end: u64,
-    pub(super) total: Option<u64>,
+    pub(super) total: u64,
 }
 
 impl Resume {
@@ -54,9 +54,9 @@ impl Resume {
         }
         let total = match (told, self.total) {
             (Some(told), Some(known)) if told != known => return Err(format!("{known} bytes became {told}")),
-            (told, known) => told.or(known),
+            (told, known) => told.or(known).ok_or("nobody says where the whole ends")?,
         };
-        let end = last.checked_add(1).filter(|end| total.is_none_or(|total| *end <= total));
+        let end = last.checked_add(1).filter(|end| *end <= total);
         let end = end.ok_or("it goes on beyond the body's end")?;
         match length(headers) {
             Some(length) if length != end - first => Err(format!("{} bytes were said to be {length}", end - first)),
@@ -139,10 +139,12 @@ mod tests {
     #[test]
     fn only_the_rest_of_the_same_version_is_joined() {
         let span = |etag, range, length| from(5, Some(10)).continued_by(&answer(etag, range, length));
-        assert_eq!(span("\"v1\"", "bytes 5-9/10", "5"), Ok(Span { end: 10, total: Some(10) }));
-        assert_eq!(span("\"v1\"", "bytes 5-9/*", ""), Ok(Span { end: 10, total: Some(10) }));
-        assert_eq!(span("\"v1\"", "Bytes 5-6/10", "2"), Ok(Span { end: 7, total: Some(10) }), "less is fine");
-        assert_eq!(from(5, None).continued_by(&answer("\"v1\"", "bytes 5-9/*", "")), Ok(Span { end: 10, total: None }));
+        assert_eq!(span("\"v1\"", "bytes 5-9/10", "5"), Ok(Span { end: 10, total: 10 }));
+        assert_eq!(span("\"v1\"", "bytes 5-9/*", ""), Ok(Span { end: 10, total: 10 }));
+        assert_eq!(span("\"v1\"", "Bytes 5-6/10", "2"), Ok(Span { end: 7, total: 10 }), "less is fine");
+        let first_told = |range| from(5, None).continued_by(&answer("\"v1\"", range, ""));
+        assert_eq!(first_told("bytes 5-9/10"), Ok(Span { end: 10, total: 10 }));
+        assert!(first_told("bytes 5-9/*").is_err(), "the end of a range is not the end of the body");
         for (etag, range, length) in [
             ("\"v2\"", "bytes 5-9/10", "5"),
             ("W/\"v1\"", "bytes 5-9/10", "5"),
