@@ -2,13 +2,13 @@
 //!
 //! Owns: which room answers which method. Must not know: how.
 
-use futures_util::stream::{self, BoxStream, StreamExt as _};
+use futures_util::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use tonic::{Request, Response, Status};
 
 use super::door::{Answers, Call, Door};
 use super::{append, convert, errors};
 use crate::clock::Clock;
-use crate::ledger::LogPage;
+use crate::ledger::{LogPage, Tail};
 use crate::model::{DeadLetterSelector, JobId, Refusal};
 use crate::proto::fetchbox::v1 as pb;
 use crate::proto::fetchbox::v1::ledger_service_server::LedgerService;
@@ -211,8 +211,23 @@ impl Door {
             return Ok((shown, self.api.ledger.follow(id, query)));
         }
         let door = self.clone();
+        if query.tail > 0 {
+            return Ok((shown, door.tail_pages(id, Tail::new(&query)?)));
+        }
         let page = async move { door.read(move |ledger| ledger.logs(id, &query)).await };
         Ok((shown, stream::once(page).boxed()))
+    }
+
+    /// Where a tail begins is looked for in turns, so that a long search stands in nobody's way and ends with its caller.
+    fn tail_pages(self, id: JobId, tail: Tail) -> Pages {
+        let pages = stream::try_unfold(Some(tail), move |tail| {
+            let door = self.clone();
+            async move {
+                let Some(tail) = tail else { return Ok(None) };
+                door.read(move |ledger| ledger.tail(id, tail)).await.map(Some)
+            }
+        });
+        pages.try_filter_map(|page| std::future::ready(Ok(page))).boxed()
     }
 
     fn selector(&self, selector: Option<pb::DeadLetterSelector>) -> Result<DeadLetterSelector, Refusal> {

@@ -51,7 +51,7 @@ pub async fn run(global: &Global, args: Logs, out: Out) -> Result {
             }
         };
         match broken {
-            // A page without follow stops at its limit: go on behind it. A tail is one page by itself.
+            // A page without follow stops at its limit: go on behind it. A tail comes whole.
             None if !args.follow && !ended && request.tail == 0 => {}
             None => return printer.end(),
             Some(failure) if !args.follow || resumes == RESUMES_MAX || !connect::passing(&failure) => {

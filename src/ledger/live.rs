@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 
 use super::logs::{self, Budget, Filter, Kept, Records};
 use super::scan::page_rows;
+use super::tail::TailSearch;
 use super::{LogPage, LogQuery};
 use crate::model::{Job, JobId, LogRecord, Refusal, RefusalCode};
 use crate::store::{JobWatch, Reader};
@@ -162,8 +163,8 @@ struct Following<S: Source> {
     id: JobId,
     filter: Arc<Filter>,
     limit: usize,
-    /// Only before the first page.
-    tail: u32,
+    /// Until it is found where the tail begins.
+    tail: Option<TailSearch>,
     /// Behind the last record that was read.
     next: u64,
     /// Read, kept, not given yet: one slice.
@@ -202,7 +203,7 @@ pub fn follow<S: Source>(
         id,
         filter,
         limit: page_rows(query.limit),
-        tail: query.tail,
+        tail: (query.tail > 0).then(|| TailSearch::new(query.tail)),
         next: if query.tail > 0 { 0 } else { query.offset },
         ahead: VecDeque::new(),
         reached: Reached::Middle,
@@ -267,7 +268,7 @@ fn give<S: Source>(state: &mut Following<S>) -> Result<LogPage, Refusal> {
 
 async fn read_on<S: Source>(state: &mut Following<S>) -> Result<(), Refusal> {
     let (source, filter) = (state.source.clone(), Arc::clone(&state.filter));
-    let (id, next, tail) = (state.id, state.next, std::mem::take(&mut state.tail));
+    let (id, next, tail) = (state.id, state.next, state.tail.take());
     let stopped = || Refusal::new(RefusalCode::Unavailable, "the daemon is stopping");
     let turn = Arc::clone(&state.seat.0.turns).acquire_owned().await.map_err(|_| stopped())?;
     let read = tokio::task::spawn_blocking(move || {
@@ -275,15 +276,30 @@ async fn read_on<S: Source>(state: &mut Following<S>) -> Result<(), Refusal> {
         drop(turn);
         read
     });
-    let (kept, reached) = read.await.map_err(|_| stopped())??;
-    if kept.records.is_empty() {
-        state.skipped += kept.next.saturating_sub(next);
+    match read.await.map_err(|_| stopped())?? {
+        Ahead::Search(tail) => state.tail = Some(tail),
+        Ahead::Read { from, kept, reached } => {
+            if kept.records.is_empty() {
+                state.skipped += kept.next.saturating_sub(from);
+            }
+            state.ahead = kept.records;
+            // `next` is what the read itself saw: the job's count is ahead of what can be read by a moment.
+            state.next = from.max(kept.next);
+            state.reached = reached;
+        }
     }
-    state.ahead = kept.records;
-    // `next` is what the read itself saw: the job's count is ahead of what can be read by a moment.
-    state.next = next.max(kept.next);
-    state.reached = reached;
     Ok(())
+}
+
+/// What one turn brought.
+enum Ahead {
+    /// The tail's beginning is not found yet.
+    Search(TailSearch),
+    Read {
+        from: u64,
+        kept: Kept,
+        reached: Reached,
+    },
 }
 
 fn read_ahead<S: Source>(
@@ -291,28 +307,28 @@ fn read_ahead<S: Source>(
     id: JobId,
     filter: &Filter,
     next: u64,
-    tail: u32,
-) -> Result<(Kept, Reached), Refusal> {
+    tail: Option<TailSearch>,
+) -> Result<Ahead, Refusal> {
     // The job before its log: a terminal job's count is then one the log reaches.
     let job = find(source, id)?;
-    let kept = if tail > 0 {
-        let page = logs::backward(source, id, filter, job.log_count, tail)?;
-        // Not the end even if it is: what came meanwhile is read before anything is waited for.
-        Kept { records: page.records.into(), next: page.next_offset, end: false }
-    } else {
-        let mut budget = Budget::new(EXAMINED_AT_ONCE);
-        let mut kept = logs::read(source, id, filter, next, logs::SLICE.rows, &mut budget)?;
-        while kept.records.is_empty() && !kept.end && !budget.is_spent() {
-            kept = logs::read(source, id, filter, kept.next, logs::SLICE.rows, &mut budget)?;
-        }
-        kept
+    let from = match tail {
+        None => next,
+        Some(mut tail) => match tail.go_on(source, id, filter, job.log_count)? {
+            Some(start) => start,
+            None => return Ok(Ahead::Search(tail)),
+        },
     };
+    let mut budget = Budget::new(EXAMINED_AT_ONCE);
+    let mut kept = logs::read(source, id, filter, from, logs::SLICE.rows, &mut budget)?;
+    while kept.records.is_empty() && !kept.end && !budget.is_spent() {
+        kept = logs::read(source, id, filter, kept.next, logs::SLICE.rows, &mut budget)?;
+    }
     let reached = match kept.end {
         false => Reached::Middle,
         true if job.state.is_terminal() && kept.next >= job.log_count => Reached::End,
         true => Reached::Present,
     };
-    Ok((kept, reached))
+    Ok(Ahead::Read { from, kept, reached })
 }
 
 #[cfg(test)]

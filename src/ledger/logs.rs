@@ -1,6 +1,6 @@
-//! Log queries: what a query keeps, one page forward, the last records backward.
+//! Log queries: what a query keeps, and one page of it.
 //!
-//! Owns: the filter and both ways to read. Must not know: rows and blocks beyond their heads, following (see `live`).
+//! Owns: the filter, reading on. Must not know: rows and blocks beyond their heads, where a tail begins (see `tail`), following (see `live`).
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -25,8 +25,6 @@ const HEADS_MAX: usize = 2_048;
 const REGEX_COST: usize = 8;
 /// One read: what a few blocks hold, so that hardly any of them is unpacked twice.
 pub const SLICE: OutputLimit = OutputLimit { rows: 8_192, bytes: PAGE_BYTES_MAX };
-/// Records of the first step back; each further step is twice as long.
-const STEP_BACK: usize = 1_024;
 
 /// A job's record sequence. The store's reader; tests bring their own.
 pub trait Records: Clone + Send + Sync + 'static {
@@ -122,11 +120,11 @@ impl Filter {
             && self.patterns.iter().all(|pattern| pattern.may_match(&head.filter))
     }
 
-    fn has_stream(&self, stream: LogStream) -> bool {
+    pub fn has_stream(&self, stream: LogStream) -> bool {
         self.streams.is_empty() || self.streams.contains(&stream)
     }
 
-    fn keeps_all(&self) -> bool {
+    pub fn keeps_all(&self) -> bool {
         self.min_level == LogLevel::Trace
             && self.streams.is_empty()
             && self.resource_id.is_empty()
@@ -244,105 +242,6 @@ pub fn forward<R: Records>(
         }
     }
     Ok(page)
-}
-
-/// The last `tail` kept records (at most 1,000), in order, and where the log ends.
-pub fn backward<R: Records>(
-    source: &R,
-    id: JobId,
-    filter: &Filter,
-    log_count: u64,
-    tail: u32,
-) -> Result<LogPage, Refusal> {
-    let want = page_rows(tail);
-    let floor = source.kept_from(id)?;
-    let log_count = source.readable(id, log_count);
-    if filter.keeps_all() {
-        // The last records are those of the last offsets, unless they are too much for one read.
-        let from = log_count.saturating_sub(want as u64).max(floor);
-        let (LogSlice { mut records, next, end }, _) = source.slice(id, from, SLICE, filter)?;
-        if end {
-            records.drain(..records.len().saturating_sub(want));
-            return Ok(LogPage { records, next_offset: next, end, behind: 0 });
-        }
-    }
-    let mut budget = Budget::new(EXAMINED_MAX);
-    let mut page = LogPage { records: Vec::new(), next_offset: log_count, end: true, behind: 0 };
-    let mut found: VecDeque<LogRecord> = VecDeque::new();
-    let mut bytes = 0;
-    let mut step = want.max(STEP_BACK);
-    // Records from here on were looked at; None: none yet, and the first read goes on to the end.
-    let mut seen_from: Option<u64> = None;
-    loop {
-        let high = seen_from.unwrap_or(log_count);
-        let mut low = high.saturating_sub(step.min(budget.rows).max(1) as u64).max(floor);
-        let block = source.block_before(id, low.saturating_add(1), filter)?;
-        if let Some((first, last, _)) = block
-            && last >= low
-        {
-            low = first.max(floor);
-        }
-        if seen_from.is_some()
-            && !filter.has_stream(LogStream::Job)
-            && let Some((first, last, false)) = source.block_before(id, high, filter)?
-            && last.saturating_add(1) >= high
-        {
-            // A whole block that holds nothing of it.
-            budget.passed_over(1);
-            seen_from = Some(first);
-        } else {
-            let part = last_of(source, id, filter, low, seen_from, want - found.len(), &mut budget)?;
-            if seen_from.is_none() {
-                page.next_offset = part.next;
-            }
-            for record in part.records.into_iter().rev() {
-                bytes += weigh(&record);
-                if bytes > PAGE_BYTES_MAX && !found.is_empty() {
-                    budget.rows = 0;
-                    break;
-                }
-                found.push_front(record);
-            }
-            seen_from = Some(low);
-            step = step.saturating_mul(2);
-        }
-        if found.len() >= want || budget.is_spent() || seen_from.is_none_or(|from| from <= floor) {
-            page.records = found.into();
-            return Ok(page);
-        }
-    }
-}
-
-/// The last `want` kept records in `low..high`, or from `low` to the end.
-fn last_of<R: Records>(
-    source: &R,
-    id: JobId,
-    filter: &Filter,
-    low: u64,
-    high: Option<u64>,
-    want: usize,
-    budget: &mut Budget,
-) -> Result<Kept, Refusal> {
-    let mut last = Kept { records: VecDeque::new(), next: low, end: false };
-    let mut bytes = 0;
-    while !last.end && high.is_none_or(|high| last.next < high) {
-        let rows = high.map_or(SLICE.rows, |high| usize::try_from(high - last.next).unwrap_or(SLICE.rows));
-        // The records nearest to the end decide: what was begun is read to its end, whatever it costs.
-        let mut enough = Budget::new(SLICE.rows);
-        let kept = read(source, id, filter, last.next, rows, &mut enough)?;
-        budget.rows = budget.rows.saturating_sub(SLICE.rows - enough.rows);
-        budget.bytes = budget.bytes.saturating_sub(EXAMINED_BYTES_MAX - enough.bytes);
-        for record in kept.records.into_iter().filter(|record| high.is_none_or(|high| record.offset < high)) {
-            bytes += weigh(&record);
-            last.records.push_back(record);
-            while last.records.len() > want || (bytes > PAGE_BYTES_MAX && last.records.len() > 1) {
-                bytes -= last.records.pop_front().as_ref().map_or(0, weigh);
-            }
-        }
-        last.end = kept.end;
-        last.next = kept.next.max(last.next);
-    }
-    Ok(last)
 }
 
 #[cfg(test)]

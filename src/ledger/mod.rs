@@ -17,6 +17,7 @@ mod plan;
 mod required;
 mod scan;
 mod search;
+mod tail;
 mod token;
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use tokio::sync::Semaphore;
 pub use live::StoreWake;
 pub use metrics::{MetricPage, MetricPoint, MetricQuery};
 pub use output::{OutputPage, OutputQuery};
+pub use tail::Tail;
 
 use crate::model::{
     Controls, DeadLetter, DeadLetterId, DeadLetterSelector, Failure, Job, JobId, JobState, JobType, LogLevel,
@@ -240,13 +242,17 @@ impl Ledger {
         lists::tasks(&self.reader, id, states, page)
     }
 
+    /// One page from `query.offset` on.
     pub fn logs(&self, id: JobId, query: &LogQuery) -> Result<LogPage, Refusal> {
         let filter = logs::Filter::new(query)?;
-        let job = self.job(id)?;
-        if query.tail > 0 {
-            return logs::backward(&self.reader, id, &filter, job.log_count, query.tail);
-        }
+        self.job(id)?;
         logs::forward(&self.reader, id, &filter, query.offset, query.limit)
+    }
+
+    /// The next page of a tail, if enough was looked at, and what is left of it.
+    pub fn tail(&self, id: JobId, tail: Tail) -> Result<(Option<LogPage>, Option<Tail>), Refusal> {
+        let log_count = self.job(id)?.log_count;
+        tail.page(&self.reader, id, log_count)
     }
 
     /// History, then live, without gap or duplicate; ends when the job is terminal and everything was sent. A page without
