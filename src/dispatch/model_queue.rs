@@ -74,7 +74,7 @@ impl Queue {
             created_at_ms: now,
             manifest_bucket: "b".to_owned(),
             manifest_key: "k".to_owned(),
-            manifest_stored: false,
+            manifest_open: true,
             tasks,
             bytes: 100,
         }));

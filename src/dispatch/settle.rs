@@ -96,7 +96,8 @@ impl Judge {
             return End::Released { failure: Some(failure), not_before_ms };
         }
         self.parking.ended(task);
-        if task.is_manifest() {
+        // It is never given up while it may be stored some day.
+        if task.is_manifest() && verdict != Verdict::Dead {
             let not_before_ms = now_ms.saturating_add(self.manifest_wait_ms(task.job, unit));
             return End::Released { failure: Some(failure), not_before_ms };
         }
@@ -317,18 +318,22 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_is_never_given_up_whatever_storage_says() {
+    fn a_manifest_is_not_given_up_while_the_store_may_take_it_some_day() {
         let mut judge = judge();
         let mut last = 0;
         for _ in 0..30 {
             let end =
-                judge.settlement(&attempted(TaskIndex::MANIFEST, 1), fail(FailureCode::UploadRejected), 1_000, 1.0).end;
+                judge.settlement(&attempted(TaskIndex::MANIFEST, 1), fail(FailureCode::UploadFailed), 1_000, 1.0).end;
             let End::Released { failure: Some(_), not_before_ms } = end else { panic!("{end:?}") };
             assert!(not_before_ms >= last, "waits grow although the store counts no attempts");
             last = not_before_ms;
         }
         let stored = judge.settlement(&attempted(TaskIndex::MANIFEST, 1), Outcome::Stored(Box::default()), 1_000, 1.0);
         assert!(matches!(stored.end, End::ManifestStored));
+        // Else its job would never end.
+        let refused =
+            judge.settlement(&attempted(TaskIndex::MANIFEST, 1), fail(FailureCode::UploadRejected), 1_000, 1.0);
+        assert!(matches!(refused.end, End::Dead(_)), "{:?}", refused.end);
     }
 
     #[test]

@@ -23,6 +23,10 @@ pub(super) fn count(metrics: &Metrics, settlement: &Settlement) {
         }
         End::Dead(failure) => {
             count_failure(metrics, failure);
+            // A manifest that is refused leaves no dead letter.
+            if settlement.task.is_manifest() {
+                return;
+            }
             metrics.tasks_failed.with_label_values(&[failure.code.as_str()]).inc();
             metrics.worker_dlq.inc();
         }

@@ -20,7 +20,8 @@ pub use document::{checksum_text, manifest_json};
 pub use gallery::GalleryHandler;
 pub use hook::run_hook;
 pub use place::{
-    digest_folder, is_some_digests_place, is_some_jobs_place, manifest_key, resource_folder, resource_key, shown_key,
+    digest_folder, is_others_place, is_some_digests_place, is_some_jobs_place, manifest_key, resource_folder,
+    resource_key, shown_key,
 };
 pub use registry::Registry;
 pub use settings::{Options, ProxySettings, SettingsError, StorageSettings, TypeSettings};

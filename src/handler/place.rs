@@ -74,6 +74,20 @@ pub fn is_some_jobs_place(layout: &str) -> bool {
     matches!(area, Some("manifests" | "resources")) && segments.next().is_some_and(|id| id.parse::<JobId>().is_ok())
 }
 
+/// Whether an object with this key, without the configured prefix, would stand in some job's place, or be a file where others need a
+/// folder: a store of files would then take nothing of theirs.
+pub fn is_others_place(key: &str) -> bool {
+    let mut segments = key.split('/');
+    let is_area = matches!(segments.next(), Some("manifests" | "resources"));
+    let (job_type, is_deeper) = (segments.next(), segments.next().is_some());
+    let is_types_folder = is_area && !is_deeper && job_type.is_none_or(|name| JobType::parse(name).is_ok());
+    let mut upward = key.rsplit('/');
+    let (last, above) = (upward.next(), upward.next());
+    let is_hex = |name: &str| name.len() == 2 && name.bytes().all(|b| b.is_ascii_hexdigit());
+    let is_digests_folder = last == Some("sha256") || (above == Some("sha256") && last.is_some_and(is_hex));
+    is_some_jobs_place(key) || is_types_folder || is_digests_folder
+}
+
 fn under(storage_prefix: &str, room: usize) -> String {
     let prefix = storage_prefix.trim_matches('/');
     let mut key = String::with_capacity(prefix.len() + 1 + room);
@@ -158,5 +172,15 @@ mod tests {
         assert!(!is_some_jobs_place("resources/default/2024"));
         assert!(!is_some_jobs_place("resources/default/{job_id}"));
         assert!(!is_some_jobs_place(&format!("mine/default/{id}")));
+    }
+
+    #[test]
+    fn nobody_puts_a_file_where_others_need_a_folder() {
+        for key in ["resources", "manifests/gallery", "sha256", "pics/sha256", "sha256/2c"] {
+            assert!(is_others_place(key), "{key}");
+        }
+        for key in ["manifests/{job_id}.json", "mine/gallery", "sha256/2c/notes", "pics/sha256.txt", "sha256/xy", "a"] {
+            assert!(!is_others_place(key), "{key}");
+        }
     }
 }

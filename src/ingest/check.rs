@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::found::{Found, Path};
 use super::raw::{RawManifest, RawResource, RawStorageHint};
-use crate::handler::{is_some_jobs_place, rules};
+use crate::handler::{is_others_place, is_some_jobs_place, rules};
 use crate::model::{HEADERS_MAX, Header, Manifest, ProxyHint, RESOURCES_MAX, Resource, StorageHint, StorageLayout};
 
 /// Tags of one resource.
@@ -47,7 +47,11 @@ pub fn check(raw: RawManifest, rules: &Rules<'_>, found: &mut Found) -> Manifest
     let at = root.key("storage");
     let manifest_file = some(raw.manifest_file);
     if let Some(file) = &manifest_file {
-        layout(file, &at.key("manifest_file"), found);
+        let at = at.key("manifest_file");
+        found.check(&at, rules::key_fault(file));
+        if is_others_place(file) {
+            found.add(&at, "is the place of other objects, or a folder of theirs");
+        }
     }
     let resource_key_prefix = prefix(raw.resource_key_prefix, &at.key("resource_key_prefix"), found);
 
@@ -137,13 +141,6 @@ fn deeper_than(json: &str, limit: usize) -> bool {
     false
 }
 
-fn layout(key: &str, at: &Path<'_>, found: &mut Found) {
-    found.check(at, rules::key_fault(key));
-    if is_some_jobs_place(key) {
-        found.add(at, "is the place of a job's own objects");
-    }
-}
-
 /// A key prefix, one trailing slash allowed and dropped.
 fn prefix(mut text: String, at: &Path<'_>, found: &mut Found) -> Option<String> {
     if text.is_empty() {
@@ -152,7 +149,10 @@ fn prefix(mut text: String, at: &Path<'_>, found: &mut Found) -> Option<String> 
     if text.ends_with('/') {
         text.pop();
     }
-    layout(&text, at, found);
+    found.check(at, rules::key_fault(&text));
+    if is_some_jobs_place(&text) {
+        found.add(at, "is the place of a job's own objects");
+    }
     Some(text)
 }
 

@@ -5,7 +5,9 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use crate::handler::{digest_folder, is_some_digests_place, resource_folder, rules, shown_key};
+use crate::handler::{
+    digest_folder, is_others_place, is_some_digests_place, resource_folder, resource_key, rules, shown_key,
+};
 use crate::model::{JobType, Manifest, RESOURCES_MAX, Refusal, RefusalCode, TaskSpec, Violation};
 
 /// Headers of one task: the manifest's ten, and room for the job type's.
@@ -103,12 +105,19 @@ fn meeting_keys(tasks: &[TaskSpec], manifest: &Manifest, ground: &Ground<'_>) ->
         let longest = tasks.iter().map(|task| task.resource_id.len()).max().unwrap_or(0).max(DIGEST_KEY_BYTES);
         let apart = !ground.manifest_key.starts_with(&folder) && !is_folder_of(ground.manifest_key, &folder);
         let named = !first.content_addressed && is_digest_folder(&folder) || is_some_digests_place(ground.manifest_key);
+        let apart = apart && !tasks.iter().any(|task| is_in_others_place(task, ground));
         let fits = folder.len() + longest <= rules::KEY_BYTES_MAX && ground.manifest_key.len() <= rules::KEY_BYTES_MAX;
         if apart && fits && !named {
             return Vec::new();
         }
     }
     compare_all(tasks, manifest, ground)
+}
+
+/// Where a client or a job type chose the folder: the key may then be one that others need. This job's own place is not meant.
+fn is_in_others_place(task: &TaskSpec, ground: &Ground<'_>) -> bool {
+    let is_chosen = task.key_prefix.is_some() && !task.content_addressed;
+    is_chosen && is_others_place(&resource_key("", task, ground.job_type, "{job_id}"))
 }
 
 /// Whether a key in this folder could be one of an object named by its digest.
@@ -143,6 +152,9 @@ fn compare_all(tasks: &[TaskSpec], manifest: &Manifest, ground: &Ground<'_>) -> 
         let bytes = place.1.len() + if is_addressed { DIGEST_KEY_BYTES - SHOWN_DIGEST_BYTES } else { 0 };
         if bytes > rules::KEY_BYTES_MAX {
             add(index, format!("has an object key of {bytes} bytes, longer than {}", rules::KEY_BYTES_MAX));
+        }
+        if tasks.get(index).is_some_and(|task| is_in_others_place(task, ground)) {
+            add(index, "has an object key in the place of other objects, or of a folder of theirs".to_owned());
         }
         if !is_addressed && is_some_digests_place(&place.1) {
             add(index, "has an object key that belongs to whatever has this digest".to_owned());
@@ -237,9 +249,24 @@ mod tests {
         assert_eq!(vetted(&[addressed("a"), addressed("b")], None, ""), Ok(()));
         assert_eq!(vetted(&[addressed("a"), addressed("b"), spec("c", Some("x"))], None, ""), Ok(()));
         // An object called sha256 where the digests need a folder.
-        assert_eq!(paths(vetted(&[addressed("a"), spec("sha256", Some("x"))], None, "")), ["resources[0]"]);
+        assert_eq!(
+            paths(vetted(&[addressed("a"), spec("sha256", Some("x"))], None, "")),
+            ["resources[0]", "resources[1]"]
+        );
         let long = "p/".repeat(420);
         assert_eq!(paths(vetted(&[addressed("a"), addressed("b")], None, &long)).len(), 2);
+    }
+
+    #[test]
+    fn nobody_puts_a_file_where_others_need_a_folder() {
+        let id = crate::model::JobId::first_at_ms(1_700_000_000_000).to_string();
+        for (prefix, id) in [("resources", "gallery"), ("x", "sha256"), ("sha256", "2c"), ("resources/default", &id)] {
+            assert_eq!(paths(vetted(&[spec(id, Some(prefix))], None, "p")), ["resources[0]"], "{prefix}/{id}");
+        }
+        for (prefix, id) in [(None, "sha256"), (Some("resources/{job_type}/{job_id}"), "a"), (Some("x/{job_id}"), "a")]
+        {
+            assert_eq!(vetted(&[spec(id, prefix)], None, "p"), Ok(()), "{prefix:?}/{id}");
+        }
     }
 
     #[test]

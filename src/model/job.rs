@@ -118,15 +118,9 @@ impl Job {
         }
         self.output_counts.get(kind.index()).copied().unwrap_or(0)
     }
-
-    /// Tasks that have not ended, the manifest's own included.
-    pub fn open_tasks(&self) -> u32 {
-        let manifest = u32::from(!self.external && !self.manifest_stored);
-        manifest + self.total - self.completed - self.failed - self.canceled
-    }
 }
 
-/// How a job with resources ends once no task is open.
+/// How a job with resources ends once no task is open. A manifest that could not be stored counts as one that failed.
 pub fn outcome_of(completed: u32, failed: u32, canceled: u32) -> JobState {
     match (completed, failed, canceled) {
         (_, _, 1..) => JobState::Canceled,

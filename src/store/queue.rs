@@ -24,7 +24,8 @@ fn end_if_done(tx: &mut Tx<'_>, id: JobId, job: &mut JobRow, now_ms: i64) -> Res
     if job.open_tasks() > 0 {
         return Ok(None);
     }
-    let state = outcome_of(job.completed, job.failed, job.canceled);
+    let lost = job.failed + u32::from(job.manifest_refused);
+    let state = outcome_of(job.completed, lost, job.canceled);
     end_job(tx, id, job, state, now_ms)?;
     Ok(Some(state))
 }

@@ -52,7 +52,7 @@ pub struct Plan {
     pub created_at_ms: i64,
     pub manifest_bucket: String,
     pub manifest_key: String,
-    pub manifest_stored: bool,
+    pub manifest_open: bool,
     pub tasks: Vec<TaskSpec>,
     /// Attempts of the job's resources that may run at once; 0: no limit of its own.
     pub parallel_max: u32,

@@ -204,6 +204,40 @@ async fn cancel_retry_and_replay_keep_every_counter_true() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_manifest_the_store_refuses_for_good_ends_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = reopen(dir.path());
+    let job = new_job(1, 1);
+    admit(&opened.store, job.clone()).await.unwrap();
+    let refused = |lease: &Lease| {
+        let mut failure = Failure::new(FailureCode::UploadRejected, "no such folder");
+        failure.at_ms = 3_000;
+        settlement(lease, End::Dead(failure))
+    };
+    let ends = lease_all(&opened).await;
+    let ends = ends.iter().map(|lease| if lease.task.is_manifest() { refused(lease) } else { done(lease) }).collect();
+    opened.store.settle(ends).await.unwrap();
+    let ended = opened.reader.job(job.id).unwrap().unwrap();
+    assert_eq!((ended.state, ended.completed, ended.manifest_stored), (JobState::Partial, 1, false));
+    assert_eq!(ended.errors.last().unwrap().code, FailureCode::UploadRejected);
+    assert!(opened.reader.dead_letters(None, 9).unwrap().is_empty(), "it is no resource");
+    assert!(lease_all(&opened).await.is_empty(), "nothing is tried again by itself");
+    assert_eq!(opened.reader.counters().tasks_open, 0);
+
+    let (job, reopened) = opened.store.retry(job.id, vec![], 4_000).await.unwrap();
+    assert_eq!((job.state, reopened), (JobState::InProgress, 0));
+    let due = opened.reader.due_after(DueCursor { at_ms: 0, task: None }, 5_000, 9).unwrap();
+    let from = QueueKey::Due { at_ms: due[0].at_ms, task: due[0].task };
+    let want = LeaseWant { task: due[0].task, from, until_ms: 9_000 };
+    let lease = opened.store.lease(vec![want], vec![], 5_000).await.unwrap()[0].unwrap();
+    opened.store.settle(vec![done(&lease)]).await.unwrap();
+    assert_eq!(opened.reader.job(job.id).unwrap().unwrap().state, JobState::Completed);
+    assert_eq!(opened.store.prune(vec![Prune::Job(job.id)]).await.unwrap(), 1);
+    drop(opened);
+    checked(dir.path());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_letter_outlives_its_job_and_is_replayed_in_a_new_one() {
     let dir = tempfile::tempdir().unwrap();
     let opened = reopen(dir.path());

@@ -96,7 +96,8 @@ pub fn summary(job: &Job, gathered: &Gathered, manifest_failure: Option<&Failure
     }
     if !job.external && !job.manifest_stored {
         let why = manifest_failure.map_or_else(String::new, |failure| format!(" ({})", code_at(failure)));
-        parts.push(format!("its manifest not stored yet{why}"));
+        let what = if job.state.is_terminal() { "refused by the object store" } else { "not stored yet" };
+        parts.push(format!("its manifest {what}{why}"));
     }
     let body = parts.join(", ");
     if !job.state.is_terminal() {

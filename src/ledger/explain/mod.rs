@@ -57,7 +57,10 @@ pub fn job(reader: &Reader, job: Job, storage_alarm: &str) -> Result<JobStory, R
             event
         }));
     }
-    let summary = job::summary(&job, &gathered, tried.last().map(|attempt| &attempt.failure), held.as_deref());
+    // Of one that was refused only the job tells any more.
+    let refused = job.errors.iter().rev().find(|failure| failure.resource_id.is_empty());
+    let manifest_failure = tried.last().map(|attempt| &attempt.failure).or(refused);
+    let summary = job::summary(&job, &gathered, manifest_failure, held.as_deref());
     Ok(JobStory { summary, events: job::arrange(events), tasks, job: clean(job) })
 }
 

@@ -60,7 +60,7 @@ fn cancel_tasks(tx: &mut Tx<'_>, id: JobId, job: &mut JobRow, now_ms: i64) -> Re
     }
     tx.delete(keys::ready(job.priority(), TenantKey::of(&job.tenant()?), job.ready_seq));
     tx.spent.push((keys::class_index(job.priority()), job.ready_seq));
-    if !job.manifest_stored {
+    if job.is_manifest_open() {
         let manifest = TaskRef::manifest(id);
         // Its place in the ready index is gone: let it run now.
         if tx.task(manifest)?.is_none() {

@@ -57,7 +57,7 @@ fn lease(tx: &mut Tx<'_>, want: LeaseWant, now_ms: i64) -> Result<Option<Lease>,
 
 /// The task's row if it may be leased from where the caller found it.
 fn leasable(tx: &Tx<'_>, job: &JobRow, want: &LeaseWant, known: Option<TaskRow>) -> Result<Option<TaskRow>, Refusal> {
-    if job.job_state()?.is_terminal() || (want.task.is_manifest() && job.manifest_stored) {
+    if job.job_state()?.is_terminal() || (want.task.is_manifest() && !job.is_manifest_open()) {
         return Ok(None);
     }
     Ok(match (want.from, known) {

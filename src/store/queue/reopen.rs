@@ -30,8 +30,10 @@ pub fn retry(tx: &mut Tx<'_>, id: JobId, names: &[String], now_ms: i64) -> Resul
     if let Some(name) = unknown.first() {
         return Err(Refusal::not_found(format!("resource {name:?} of job {id}")).with_job(id));
     }
-    if reopened > 0 {
-        let message = format!("{reopened} resources are tried again");
+    let is_manifest_tried = names.is_empty() && reopen_manifest(tx, id, &mut job, now_ms)?;
+    if reopened > 0 || is_manifest_tried {
+        let what = if reopened > 0 { format!("{reopened} resources are") } else { "the manifest is".to_owned() };
+        let message = format!("{what} tried again");
         tx.append_log(id, &mut job, NewLog { message, timestamp_ms: now_ms, ..NewLog::default() });
         tx.put_job(id, job, now_ms);
     }
@@ -58,15 +60,33 @@ fn reopen(tx: &mut Tx<'_>, task: TaskRef, job: &mut JobRow, replay_of: &str, now
     }
     make_due(tx, task, &mut row, now_ms);
     tx.tally.tasks_open += 1;
+    revive(tx, task.job, job)?;
+    reopen_manifest(tx, task.job, job, now_ms)?;
+    Ok(true)
+}
+
+/// False: it was not refused.
+fn reopen_manifest(tx: &mut Tx<'_>, id: JobId, job: &mut JobRow, now_ms: i64) -> Result<bool, Refusal> {
+    if !std::mem::take(&mut job.manifest_refused) {
+        return Ok(false);
+    }
+    make_due(tx, TaskRef::manifest(id), &mut TaskRow::default(), now_ms);
+    tx.tally.tasks_open += 1;
+    revive(tx, id, job)?;
+    Ok(true)
+}
+
+/// The job goes on, whether it had ended or not.
+fn revive(tx: &mut Tx<'_>, id: JobId, job: &mut JobRow) -> Result<(), Refusal> {
     if job.job_state()?.is_terminal() {
         tx.tally.count_state(Some(job.job_state()?), Some(JobState::InProgress));
         job.set_state(JobState::InProgress);
         job.completed_at_ms = 0;
-        tx.delete(keys::owed(task.job));
+        tx.delete(keys::owed(id));
     }
     job.cancel_requested = false;
     job.phase.clear();
-    Ok(true)
+    Ok(())
 }
 
 /// In the job while it is kept, else in a new job of this one resource.

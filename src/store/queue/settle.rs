@@ -53,6 +53,13 @@ pub fn settle(tx: &mut Tx<'_>, settlement: Settlement) -> Result<Settled, Refusa
             }
             make_due(tx, task, &mut row, not_before_ms);
         }
+        End::Dead(failure) if task.is_manifest() => {
+            record_failure(tx, task, &mut row, &mut job, &failure, started_at_ms, 0);
+            job.manifest_refused = true;
+            close(tx, &mut row, TaskRow::DEAD, now_ms);
+            // As when it is stored. There is no dead letter: it is no resource, and a retry of the job tries it again.
+            tx.delete(keys::task(task));
+        }
         End::Dead(failure) => {
             record_failure(tx, task, &mut row, &mut job, &failure, started_at_ms, 0);
             job.failed += 1;

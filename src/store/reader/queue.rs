@@ -27,6 +27,7 @@ impl Reader {
     pub fn plan(&self, id: JobId) -> Result<Option<Arc<Plan>>, Refusal> {
         let Some(row) = self.job_row(id)? else { return Ok(None) };
         let tasks = self.spec(id, &row)?.into_tasks()?;
+        let manifest_open = row.is_manifest_open();
         Ok(Some(Arc::new(Plan {
             job: id,
             job_type: row.job_type()?,
@@ -38,7 +39,7 @@ impl Reader {
             created_at_ms: row.created_at_ms,
             manifest_bucket: row.manifest_bucket,
             manifest_key: row.manifest_key,
-            manifest_stored: row.manifest_stored,
+            manifest_open,
             parallel_max: row.parallel_max,
         })))
     }
@@ -138,7 +139,7 @@ impl Reader {
             let (key, _) = row?;
             diverged.insert(key_of(Family::Task, &key, |fields| fields.task())?.index);
         }
-        let manifest = (!plan.manifest_stored).then_some(TaskIndex::MANIFEST);
+        let manifest = plan.manifest_open.then_some(TaskIndex::MANIFEST);
         let resources = (0..plan.tasks.len()).filter_map(|index| u16::try_from(index).ok()).map(TaskIndex);
         Ok(manifest.into_iter().chain(resources).filter(|index| !diverged.contains(index)).collect())
     }

@@ -89,6 +89,9 @@ pub struct JobRow {
     /// It is being deleted group by group: nothing more is taken for it, and its name is free.
     #[prost(bool, tag = "51")]
     pub leaving: bool,
+    /// The object store will never take its manifest.
+    #[prost(bool, tag = "52")]
+    pub manifest_refused: bool,
 }
 
 impl JobRow {
@@ -150,9 +153,14 @@ impl JobRow {
         Tenant::parse(&self.tenant).map_err(|_| damaged("tenant"))
     }
 
+    /// Its manifest is still to be stored.
+    pub fn is_manifest_open(&self) -> bool {
+        !self.external && !self.manifest_stored && !self.manifest_refused
+    }
+
     /// Tasks that have not ended, the manifest's own included.
     pub fn open_tasks(&self) -> u32 {
-        let manifest = u32::from(!self.external && !self.manifest_stored);
+        let manifest = u32::from(self.is_manifest_open());
         (manifest + self.total).saturating_sub(self.completed + self.failed + self.canceled)
     }
 
