@@ -14,6 +14,7 @@ use super::answer::answer_once;
 use super::door::{Answers, Call, Door, stopping, too_large};
 use super::{convert, errors};
 use crate::ingest::Ingest;
+use crate::ledger::{Ledger, Present};
 use crate::model::{Refusal, RefusalCode};
 use crate::proto::fetchbox::v1 as pb;
 use crate::proto::fetchbox::v1::job_service_server::JobService;
@@ -175,8 +176,8 @@ impl JobService for Door {
         self.once(Call::client("ExplainJob"), async {
             let id = self.api.job_id("job_id", &request.get_ref().job_id)?;
             let places = self.api.places.clone();
-            let alarm = self.api.dispatch.status().storage_alarm;
-            self.read(move |ledger| Ok(convert::job_story(ledger.explain_job(id, &alarm)?, &places))).await
+            self.explained(move |ledger, present| Ok(convert::job_story(ledger.explain_job(id, present)?, &places)))
+                .await
         })
         .await
     }
@@ -189,12 +190,26 @@ impl JobService for Door {
             let request = request.into_inner();
             let id = self.api.job_id("job_id", &request.job_id)?;
             let places = self.api.places.clone();
-            let alarm = self.api.dispatch.status().storage_alarm;
-            self.read(move |ledger| {
+            self.explained(move |ledger, present| {
                 let job = ledger.job(id)?;
-                Ok(convert::task_story(&job, ledger.explain_task(id, &request.resource_id, &alarm)?, &places))
+                Ok(convert::task_story(&job, ledger.explain_task(id, &request.resource_id, present)?, &places))
             })
             .await
+        })
+        .await
+    }
+}
+
+impl Door {
+    /// A read that is told what only the dispatcher knows.
+    async fn explained<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Ledger, &Present<'_>) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let dispatch = self.api.dispatch.clone();
+        self.read(move |ledger| {
+            let host = |name: &str| dispatch.hold(name).map(|hold| (hold.until_ms, hold.has_asked));
+            read(ledger, &Present { storage_alarm: &dispatch.status().storage_alarm, host: &host })
         })
         .await
     }

@@ -94,7 +94,7 @@ impl Breaker {
     }
 
     /// Until when nothing may leave; None: closed, or a probe may.
-    fn shut_until_ms(&self, now_ms: i64) -> Option<i64> {
+    pub fn shut_until_ms(&self, now_ms: i64) -> Option<i64> {
         let open = self.open.as_ref()?;
         let until_ms = match open.probe {
             Probe::None => open.until_ms,

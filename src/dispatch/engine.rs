@@ -22,7 +22,6 @@ use super::handle::Board;
 use super::inbox::Inbox;
 use super::lane::Candidate;
 use super::leases::Leases;
-use super::limits::Rules;
 use super::plan::Planner;
 use super::settle::{Attempted, panicked, tell};
 use super::stock::Ahead;
@@ -55,6 +54,7 @@ pub(super) struct Shared {
     pub inbox: Arc<Inbox>,
     pub leases: Arc<Leases>,
     pub board: Arc<Board>,
+    pub hosts: Arc<Hosts>,
 }
 
 pub(super) struct Engine<E> {
@@ -107,7 +107,7 @@ enum Event {
 impl<E: Effects> Engine<E> {
     pub fn new(options: Options, effects: E, shared: Shared) -> Self {
         Self {
-            hosts: Hosts::new(Rules::new(&options), shared.clock.clone(), shared.inbox.clone()),
+            hosts: shared.hosts.clone(),
             planner: Planner::new(&options, crate::model::Controls::default()),
             options,
             effects: Arc::new(effects),
@@ -379,7 +379,7 @@ impl<E: Effects> Engine<E> {
         while let Some(Ahead { candidate, lease, .. }) = self.planner.give_back(all, now_ms) {
             drop(AttemptGate::holding(self.hosts.clone(), candidate.lane.host.clone()));
             let attempted = self.attempted(&candidate, lease);
-            self.result(&attempted, Outcome::Released);
+            self.results.push(self.planner.given_back(&attempted, self.shared.clock.now_ms()));
         }
     }
 

@@ -10,9 +10,11 @@ use tokio_util::sync::CancellationToken;
 use super::Options;
 use super::effects::{Depths, Effects, Start};
 use super::engine::{Engine, Shared};
+use super::gate::Hosts;
 use super::handle::Board;
 use super::inbox::Inbox;
 use super::leases::Leases;
+use super::limits::Rules;
 use super::model_queue::{Queue, State};
 use super::reads::{Fetched, Reads};
 use crate::clock::Clock;
@@ -177,6 +179,7 @@ fn start(options: Options, grace: Duration, prepare: impl FnOnce(&Fake)) -> Runn
     let (inbox, leases, board) = (Arc::<Inbox>::default(), Arc::<Leases>::default(), Arc::<Board>::default());
     let metrics = Metrics::new();
     let shared = Shared {
+        hosts: Hosts::new(Rules::new(&options), Clock::system(), inbox.clone()),
         clock: Clock::system(),
         metrics: metrics.clone(),
         inbox: inbox.clone(),

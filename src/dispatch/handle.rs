@@ -5,6 +5,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::finalize::Owed;
+use super::gate::Hosts;
+use super::hosts::Hold;
 use super::inbox::Inbox;
 use super::leases::Leases;
 use super::off_thread;
@@ -31,6 +33,7 @@ pub(super) struct Inner {
     pub leases: Arc<Leases>,
     pub owed: Owed,
     pub board: Arc<Board>,
+    pub hosts: Arc<Hosts>,
 }
 
 /// Where the loop writes what it looks like from outside.
@@ -111,9 +114,26 @@ impl Dispatch {
         if most > Controls::PAUSED_MAX {
             return Err(Refusal::invalid("target", format!("more than {} are paused already", Controls::PAUSED_MAX)));
         }
+        let resumed = match &change {
+            ControlChange::ResumeHost(host) => Some(Arc::from(host.as_str())),
+            _ => None,
+        };
         let controls = inner.store.control(change).await?;
+        // Also from what the host asked for itself, and from what it has shown.
+        if let Some(host) = resumed {
+            inner.hosts.table().lift(&host, inner.clock.steady_ms());
+        }
         inner.inbox.controls_changed();
         Ok(controls)
+    }
+
+    /// Why nothing is sent to `host:port` now, if it is for longer than a turn.
+    pub fn hold(&self, host: &str) -> Option<Hold> {
+        let clock = &self.inner.clock;
+        let steady_ms = clock.steady_ms();
+        let hold = self.inner.hosts.table().hold(host, steady_ms)?;
+        let wait_ms = hold.until_ms.saturating_sub(steady_ms);
+        Some(Hold { until_ms: clock.now_ms().saturating_add(wait_ms), ..hold })
     }
 
     pub fn status(&self) -> Status {

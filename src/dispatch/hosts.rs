@@ -50,6 +50,15 @@ struct Host {
     wake_ms: i64,
 }
 
+/// Why nothing is sent to a host now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hold {
+    /// From the wall clock where it leaves the dispatcher.
+    pub until_ms: i64,
+    /// By a Retry-After; else it does not answer.
+    pub has_asked: bool,
+}
+
 /// How an attempt stands towards the host it wants to send a request to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
@@ -205,6 +214,22 @@ impl HostTable {
     /// No request before `until_ms`; an earlier, longer pause stays.
     pub fn pause(&mut self, host: &Arc<str>, until_ms: i64) {
         self.change(host, self.now_ms, |h, _| h.paused_until_ms = h.paused_until_ms.max(until_ms));
+    }
+
+    /// Until when nothing is sent there, and why. None: only rates and places hold anything back.
+    pub fn hold(&self, host: &str, now_ms: i64) -> Option<Hold> {
+        let host = self.hosts.get(host)?;
+        if host.paused_until_ms > now_ms {
+            return Some(Hold { until_ms: host.paused_until_ms, has_asked: true });
+        }
+        host.breaker.shut_until_ms(now_ms).map(|until_ms| Hold { until_ms, has_asked: false })
+    }
+
+    /// Somebody knows better: the pause it asked for and the failures it has shown are forgotten.
+    pub fn lift(&mut self, host: &Arc<str>, now_ms: i64) {
+        if self.hosts.contains_key(host) {
+            self.change(host, now_ms, |h, _| (h.paused_until_ms, h.breaker) = (0, Breaker::default()));
+        }
     }
 
     /// What became of a request. False: nothing new, the host was well before.

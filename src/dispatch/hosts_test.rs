@@ -87,6 +87,22 @@ fn a_shorter_pause_does_not_cut_a_longer_one() {
 }
 
 #[test]
+fn what_holds_a_host_is_told_and_can_be_lifted() {
+    let mut table = places(1);
+    let host: Arc<str> = "a:80".into();
+    assert_eq!(table.hold(&host, 0), None);
+    table.pause(&host, 86_400_000);
+    table.watch(&host, 0);
+    assert_eq!(table.hold(&host, 10), Some(Hold { until_ms: 86_400_000, has_asked: true }));
+    table.lift(&host, 20);
+    assert_eq!(table.hold(&host, 20), None);
+    assert!(table.is_open(&host, 20));
+    assert_eq!(table.take_opened(), [host], "who waits for it hears of it");
+    table.lift(&"never:80".into(), 30);
+    assert_eq!(table.len(), 0);
+}
+
+#[test]
 fn who_waits_for_a_host_is_told_when_it_may_be_open() {
     let host: Arc<str> = "a:80".into();
     let mut table = places(1);

@@ -228,6 +228,7 @@ impl Dispatcher {
         // Until the loop's first turn it counts as just turned: a daemon that starts is not stuck.
         board.write(|status| status.last_turn_ms = deps.clock.now_ms());
         let (owed, news) = finalize::news();
+        let hosts = gate::Hosts::new(limits::Rules::new(&options), deps.clock.clone(), inbox.clone());
         let handle = handle::Inner {
             store: deps.store.clone(),
             reader: deps.reader.clone(),
@@ -239,6 +240,7 @@ impl Dispatcher {
             leases: leases.clone(),
             owed: owed.clone(),
             board: board.clone(),
+            hosts: hosts.clone(),
         };
         let finalizer = finalize::Finalizer {
             store: deps.store.clone(),
@@ -259,7 +261,7 @@ impl Dispatcher {
             storage_prefix: deps.storage_prefix,
             manifest_json: deps.manifest_json,
         };
-        let shared = engine::Shared { clock: deps.clock, metrics: deps.metrics, inbox, leases, board };
+        let shared = engine::Shared { clock: deps.clock, metrics: deps.metrics, inbox, leases, board, hosts };
         let engine = engine::Engine::new(options, live, shared);
         (Dispatcher { engine, finalizer }, Dispatch { inner: Arc::new(handle) })
     }

@@ -145,7 +145,7 @@ impl Planner {
     }
 
     /// A leased task that is to be given back without a start: one that has waited for too long, or `all` of them. For what
-    /// becomes of it, it counts as started: [`Self::ended`] follows.
+    /// becomes of it, it counts as started: [`Self::given_back`] follows.
     pub fn give_back(&mut self, all: bool, now_ms: i64) -> Option<Ahead> {
         let next = if all || self.stock.is_stale(now_ms) { self.stock.pop() } else { None };
         self.running += usize::from(next.is_some());
@@ -168,6 +168,12 @@ impl Planner {
         self.running = self.running.saturating_sub(1);
         self.stock.ended(now_ms.saturating_sub(self.wall_ahead_ms));
         self.judge.settlement(attempted, outcome, now_ms, unit)
+    }
+
+    /// One of [`Self::give_back`] did not start: what to write about it.
+    pub fn given_back(&mut self, attempted: &Attempted, now_ms: i64) -> Settlement {
+        self.running = self.running.saturating_sub(1);
+        self.judge.given_back(attempted, now_ms)
     }
 
     /// A settlement is durable, or was refused as stale.

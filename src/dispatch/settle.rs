@@ -57,6 +57,19 @@ impl Judge {
         }
     }
 
+    /// It was leased and did not begin: there is nothing to tell of it.
+    pub fn given_back(&mut self, attempted: &Attempted, now_ms: i64) -> Settlement {
+        self.parking.ended(attempted.lease.task);
+        Settlement {
+            task: attempted.lease.task,
+            epoch: attempted.lease.epoch,
+            now_ms,
+            started_at_ms: attempted.started_at_ms,
+            end: End::Released { failure: None, not_before_ms: now_ms },
+            log: None,
+        }
+    }
+
     fn end_of(&mut self, attempted: &Attempted, outcome: Outcome, now_ms: i64, unit: f64) -> End {
         let task = attempted.lease.task;
         match outcome {
@@ -76,7 +89,8 @@ impl Judge {
             }
             Outcome::Released => {
                 self.parking.ended(task);
-                End::Released { failure: None, not_before_ms: now_ms }
+                let failure = Failure::new(FailureCode::SystemInterrupted, "the daemon stopped while the attempt ran");
+                End::Released { failure: Some(completed(failure, attempted, now_ms)), not_before_ms: now_ms }
             }
         }
     }
@@ -204,15 +218,17 @@ fn log_line(attempted: &Attempted, end: &End, now_ms: i64) -> NewLog {
             let wait = seconds(not_before_ms.saturating_sub(now_ms));
             (LogLevel::Warn, format!("{}; next attempt in {wait}{asked}", clean(failure)))
         }
+        End::Released { failure: Some(failure), .. } if failure.code == FailureCode::SystemInterrupted => {
+            failed(failure);
+            (LogLevel::Info, format!("{}; it is made again and does not count", failure.message))
+        }
         End::Released { failure: Some(failure), not_before_ms } => {
             failed(failure);
             field("next_attempt_ms", not_before_ms.to_string());
             let wait = seconds(not_before_ms.saturating_sub(now_ms));
             (LogLevel::Warn, format!("{}; asks again in {wait}, and the attempt does not count", clean(failure)))
         }
-        End::Released { failure: None, .. } => {
-            (LogLevel::Info, "attempt stopped before its end; it is made again and does not count".to_owned())
-        }
+        End::Released { failure: None, .. } => (LogLevel::Info, "the attempt did not begin".to_owned()),
         End::Dead(failure) => {
             failed(failure);
             let attempts = match attempted.lease.attempt {

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use futures_util::stream::BoxStream;
 use tokio::sync::Semaphore;
 
+pub use explain::Present;
 pub use live::StoreWake;
 pub use metrics::{MetricPage, MetricPoint, MetricQuery};
 pub use output::{OutputPage, OutputQuery};
@@ -286,15 +287,14 @@ impl Ledger {
         self.reader.dead_letter(id)?.ok_or_else(|| Refusal::not_found(format!("dead letter {id}")))
     }
 
-    /// The job's life, and that of its resources with something to tell. `storage_alarm`: why the object store takes nothing now,
-    /// as the dispatcher knows it; empty while it does.
-    pub fn explain_job(&self, id: JobId, storage_alarm: &str) -> Result<JobStory, Refusal> {
-        explain::job(&self.reader, self.job(id)?, storage_alarm)
+    /// The job's life, and that of its resources with something to tell.
+    pub fn explain_job(&self, id: JobId, present: &Present<'_>) -> Result<JobStory, Refusal> {
+        explain::job(&self.reader, self.job(id)?, present)
     }
 
     /// One resource's life.
-    pub fn explain_task(&self, id: JobId, resource_id: &str, storage_alarm: &str) -> Result<TaskStory, Refusal> {
-        explain::resource(&self.reader, &self.job(id)?, resource_id, storage_alarm)
+    pub fn explain_task(&self, id: JobId, resource_id: &str, present: &Present<'_>) -> Result<TaskStory, Refusal> {
+        explain::resource(&self.reader, &self.job(id)?, resource_id, present)
     }
 
     pub fn counters(&self) -> Counters {

@@ -49,6 +49,8 @@ fn failed(code: FailureCode, at_ms: i64) -> Failure {
     Failure { at_ms, ..failure }
 }
 
+const WELL: Present<'static> = Present { storage_alarm: "", host: &|_| None };
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_is_explained_from_what_the_store_kept() {
     let dir = tempfile::tempdir().unwrap();
@@ -74,24 +76,24 @@ async fn a_job_is_explained_from_what_the_store_kept() {
     })
     .await;
 
-    let story = ledger.explain_job(id, "").unwrap();
+    let story = ledger.explain_job(id, &WELL).unwrap();
     assert_eq!(story.summary, "1 of 4 stored, 1 dead (DOWNLOAD_NOT_FOUND at h:80), 2 waiting");
     let told: Vec<&str> = story.tasks.iter().map(|task| task.task.spec.resource_id.as_str()).collect();
     assert_eq!(told, ["r1", "r2", "r3"]);
     assert!(story.events.windows(2).all(|pair| pair[0].at_ms <= pair[1].at_ms));
     assert!(!format!("{story:?}").contains("s3cret"));
 
-    let dead = ledger.explain_task(id, "r1", "").unwrap();
+    let dead = ledger.explain_task(id, "r1", &WELL).unwrap();
     let letter = ledger.dead_letters(&DeadLetterSelector::default(), &PageRequest::default()).unwrap().items.remove(0);
     let end = dead.events.last().unwrap();
     assert!(end.what == "dead" && end.message.contains(&letter.id.to_string()), "{end:?}");
-    let waiting = ledger.explain_task(id, "r2", "").unwrap();
+    let waiting = ledger.explain_task(id, "r2", &WELL).unwrap();
     assert!(
         waiting.summary.contains("1970-01-01T00:01:00Z") && waiting.summary.contains("DOWNLOAD_TIMEOUT"),
         "{}",
         waiting.summary
     );
-    assert_eq!(ledger.explain_task(id, "r9", "").unwrap_err().code, crate::model::RefusalCode::NotFound);
+    assert_eq!(ledger.explain_task(id, "r9", &WELL).unwrap_err().code, crate::model::RefusalCode::NotFound);
     let failures = ledger.failures(&FailureFilter::default(), &PageRequest { size: 1, ..Default::default() }).unwrap();
     assert_eq!((failures.items.len(), failures.next_token.is_empty()), (1, false));
 }

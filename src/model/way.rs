@@ -54,7 +54,9 @@ impl Way<'_> {
 
     /// How often within this attempt.
     fn within(&self) -> u64 {
-        self.number("resumes").unwrap_or_else(|| u64::from(self.flag("resumed_at")))
+        // What went on with what was there before began in the middle, and did not break off for that.
+        let is_own = self.flag("resumed_at") && self.number("resumed_at") != self.number("continued_at");
+        self.number("resumes").unwrap_or(u64::from(is_own))
     }
 
     /// What this attempt received of a body of which it came as far as `bytes`, or as far as `end` where the context does not say.
@@ -97,6 +99,11 @@ impl fmt::Display for Way<'_> {
             parts.push(format!("continued at byte {} with what an earlier attempt had stored", grouped(at)));
         }
         match (self.number("resumed_at").filter(|at| *at > 0), self.within()) {
+            (Some(at), times) if self.number("continued_at") == Some(at) => match times {
+                0 => {}
+                1 => parts.push("broken off and resumed once after that".to_owned()),
+                times => parts.push(format!("broken off and resumed {times} times after that")),
+            },
             (Some(at), 0 | 1) => parts.push(format!("resumed at byte {}", grouped(at))),
             (Some(at), times) => parts.push(format!("resumed {times} times, first at byte {}", grouped(at))),
             (None, 0) => {}

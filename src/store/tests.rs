@@ -154,6 +154,10 @@ async fn tasks_in_flight_at_a_crash_run_again_without_losing_an_attempt() {
     checked(dir.path());
     let opened = reopen(dir.path());
     assert_eq!(opened.store.void_leases(5_000, 20).await.unwrap(), 3);
+    let cut = opened.reader.attempts(TaskRef { job: new_job(1, 2).id, index: TaskIndex(0) }).unwrap();
+    assert_eq!((cut.len(), cut[0].number, cut[0].failure.code), (1, 1, FailureCode::SystemInterrupted));
+    let told = opened.reader.logs(new_job(1, 2).id, 0, 9).unwrap();
+    assert_eq!(told.iter().filter(|line| line.entry.message.contains("daemon stopped")).count(), 3, "{told:?}");
     assert_eq!(opened.store.settle(vec![done(&leases[0])]).await.unwrap(), [Settled::Stale]);
     let due = opened.reader.due_after(DueCursor { at_ms: 0, task: None }, 5_000, 9).unwrap();
     assert_eq!(due.len(), 3);

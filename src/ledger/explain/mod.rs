@@ -9,6 +9,8 @@ mod words;
 
 use std::collections::BTreeMap;
 
+pub use held::Present;
+
 use super::scan::{EXAMINED_MAX, READ_ROWS_MAX};
 use super::{JobStory, LifeEvent, TaskStory};
 use crate::model::{DeadLetterId, Job, JobId, LogLevel, LogRecord, Refusal, Task, TaskIndex, TaskRef, TaskState, Way};
@@ -21,8 +23,7 @@ const LINES_MAX: usize = 100;
 /// Lines of one read. One may have 64 KiB: this bounds a read to 16 MiB.
 const OWN_LINES_READ: usize = 256;
 
-/// `storage_alarm`: why the object store takes nothing now; empty while it does.
-pub fn job(reader: &Reader, job: Job, storage_alarm: &str) -> Result<JobStory, Refusal> {
+pub fn job(reader: &Reader, job: Job, present: &Present<'_>) -> Result<JobStory, Refusal> {
     let mut gathered = job::Gathered::default();
     let mut told = BTreeMap::new();
     walk(reader, job.id, |task| {
@@ -36,10 +37,10 @@ pub fn job(reader: &Reader, job: Job, storage_alarm: &str) -> Result<JobStory, R
         true
     })?;
     let mut events = job::events(&job, &gathered, &own_lines(reader, &job)?);
-    let held = common_reason(reader, &job, storage_alarm, told.values());
+    let held = common_reason(reader, &job, present, told.values());
     let mut tasks = Vec::new();
     for task in told.into_values() {
-        tasks.push(of_task(reader, &job, task, storage_alarm)?);
+        tasks.push(of_task(reader, &job, task, present)?);
     }
     for story in &tasks {
         let is_named = |event: &&LifeEvent| matches!(event.what.as_str(), "started" | "failed" | "dead" | "stored");
@@ -68,18 +69,18 @@ pub fn job(reader: &Reader, job: Job, storage_alarm: &str) -> Result<JobStory, R
 fn common_reason<'a>(
     reader: &Reader,
     job: &Job,
-    storage_alarm: &str,
+    present: &Present<'_>,
     tasks: impl Iterator<Item = &'a Task>,
 ) -> Option<String> {
     let controls = reader.controls();
     let waits = |task: &&Task| matches!(task.state, TaskState::Ready | TaskState::RetryWait { .. });
-    let mut reasons = tasks.filter(waits).map(|task| held::reason(&controls, storage_alarm, &job.job_type, task));
+    let mut reasons = tasks.filter(waits).map(|task| held::reason(&controls, present, &job.job_type, task));
     let first = reasons.next()??;
     reasons.all(|other| other.as_ref() == Some(&first)).then_some(first)
 }
 
 /// NOT_FOUND when the job has no such resource.
-pub fn resource(reader: &Reader, job: &Job, resource_id: &str, storage_alarm: &str) -> Result<TaskStory, Refusal> {
+pub fn resource(reader: &Reader, job: &Job, resource_id: &str, present: &Present<'_>) -> Result<TaskStory, Refusal> {
     let mut found = None;
     walk(reader, job.id, |task| {
         if task.spec.resource_id == resource_id {
@@ -88,13 +89,13 @@ pub fn resource(reader: &Reader, job: &Job, resource_id: &str, storage_alarm: &s
         found.is_none()
     })?;
     let missing = || Refusal::not_found(format!("resource {resource_id:?} of job {}", job.id)).with_job(job.id);
-    of_task(reader, job, found.ok_or_else(missing)?, storage_alarm)
+    of_task(reader, job, found.ok_or_else(missing)?, present)
 }
 
-fn of_task(reader: &Reader, job: &Job, task: Task, storage_alarm: &str) -> Result<TaskStory, Refusal> {
+fn of_task(reader: &Reader, job: &Job, task: Task, present: &Present<'_>) -> Result<TaskStory, Refusal> {
     let attempts = reader.attempts(task.task)?;
     let letter = letter_of(reader, &task)?;
-    let held = held::reason(&reader.controls(), storage_alarm, &job.job_type, &task);
+    let held = held::reason(&reader.controls(), present, &job.job_type, &task);
     Ok(task::story(job, task, &attempts, letter, held))
 }
 

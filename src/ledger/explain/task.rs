@@ -7,7 +7,8 @@ use base16ct::lower;
 use super::words::{clean_failure, clean_task, code_at, plural, sentence, size, span, when};
 use crate::ledger::{LifeEvent, TaskStory};
 use crate::model::{
-    Attempt, DeadLetterId, Failure, Job, RetryClass, StoredObject, Task, TaskSpec, TaskState, Way, grouped, shown_url,
+    Attempt, DeadLetterId, Failure, FailureCode, Job, RetryClass, StoredObject, Task, TaskSpec, TaskState, Way,
+    clean_text, grouped, shown_url,
 };
 
 /// A shorter wait for a turn is not worth a word.
@@ -41,7 +42,7 @@ pub fn story(
     for attempt in attempts {
         let since_ms = ready_ms.filter(|(number, _)| *number == attempt.number).map(|(_, at_ms)| at_ms);
         events.extend(attempt_events(attempt, since_ms));
-        ready_ms = Some((attempt.number.saturating_add(1), attempt.not_before_ms));
+        ready_ms = Some((attempt.number.saturating_add(u32::from(counts(&attempt.failure))), attempt.not_before_ms));
     }
     let since_ms = ready_ms.filter(|(number, _)| *number == task.attempts).map(|(_, at_ms)| at_ms);
     events.extend(present(&task, letter, since_ms, held.as_deref()));
@@ -72,24 +73,32 @@ pub fn attempt_events(attempt: &Attempt, since_ms: Option<i64>) -> [LifeEvent; 2
     let failure = clean_failure(&attempt.failure);
     let number = attempt.number;
     let ended_at_ms = failure.at_ms.max(attempt.started_at_ms);
-    let next = if attempt.not_before_ms > 0 {
+    let next = if failure.code == FailureCode::SystemInterrupted {
+        "It does not count and is made again.".to_owned()
+    } else if attempt.not_before_ms > 0 {
         let wait = span(attempt.not_before_ms - ended_at_ms);
         let asked = match failure.code.class() {
             RetryClass::Throttled => "The other side asked to wait: the next one",
-            RetryClass::Transient | RetryClass::Unlikely | RetryClass::Permanent | RetryClass::Parked => "The next one",
+            RetryClass::Parked => "It does not count. The next one",
+            RetryClass::Transient | RetryClass::Unlikely | RetryClass::Permanent => "The next one",
         };
         format!("{asked} not before {} ({wait} later).", when(attempt.not_before_ms))
     } else {
         "No further attempt.".to_owned()
     };
-    let message = format!(
-        "Attempt {number} failed after {}{}: {}{}: {} {next}",
-        span(ended_at_ms - attempt.started_at_ms),
-        received(&failure),
-        code_at(&failure),
-        detail(&failure),
-        sentence(&failure),
-    );
+    let message = if failure.code == FailureCode::SystemInterrupted {
+        // Nobody saw when it ended.
+        format!("Attempt {number} was cut off: {} {next}", sentence(&failure))
+    } else {
+        format!(
+            "Attempt {number} failed after {}{}: {}{}: {} {next}",
+            span(ended_at_ms - attempt.started_at_ms),
+            received(&failure),
+            code_at(&failure),
+            detail(&failure),
+            sentence(&failure),
+        )
+    };
     [
         started(number, attempt.started_at_ms, since_ms),
         LifeEvent { failure: Some(failure), ..event(ended_at_ms, "failed", message) },
@@ -111,9 +120,16 @@ fn received(failure: &Failure) -> String {
     bytes.map_or_else(String::new, |bytes| format!(" and {} bytes", grouped(bytes)))
 }
 
-/// ", status 503, through proxy eu"
+/// Whether the attempt was one of those that are counted.
+fn counts(failure: &Failure) -> bool {
+    failure.code != FailureCode::SystemInterrupted && failure.code.class() != RetryClass::Parked
+}
+
+/// ", status 503 when it was asked for the rest after DOWNLOAD_INTERRUPTED, through proxy eu"
 fn detail(failure: &Failure) -> String {
-    let status = failure.context.get("status").map_or_else(String::new, |status| format!(", status {status}"));
+    let told = |key: &str, words: &str| failure.context.get(key).map(|value| format!("{words} {}", clean_text(value)));
+    let broke_off = told("broke_off", " when the origin was asked for the rest after");
+    let status = told("status", ", status").unwrap_or_default() + &broke_off.unwrap_or_default();
     match Way(&failure.context).to_string() {
         way if way.is_empty() => status,
         way => format!("{status}, {way}"),
@@ -245,6 +261,38 @@ mod tests {
         assert!(end.contains(&letter.to_string()), "{end}");
         let told = format!("{story:?}{}", story.task.spec.headers[0].value);
         assert!(!told.contains("s3cret") && !told.contains("me:pw"), "{told}");
+    }
+
+    #[test]
+    fn a_resource_whose_daemon_died_is_not_said_to_have_waited() {
+        let mut cut = failed(1, FailureCode::SystemInterrupted, 20_000);
+        cut.failure.message = "the daemon stopped while attempt 1 ran".into();
+        cut.failure.at_ms = 20_000;
+        let mut task = task(0, TaskState::Done { object: StoredObject::default() });
+        (task.attempts, task.updated_at_ms) = (1, 20_700);
+        task.done_context = [("took_ms", "500"), ("continued_at", "8388608"), ("resumed_at", "8388608")]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into();
+        let story = story(&job(1), task, &[cut], None, None);
+        let told: Vec<&str> = story.events.iter().map(|event| event.message.as_str()).collect();
+        assert_eq!(told[1], "Attempt 1 started after it waited 9.0 s for its turn.");
+        assert_eq!(
+            told[2],
+            "Attempt 1 was cut off: the daemon stopped while attempt 1 ran. It does not count and is made again."
+        );
+        assert_eq!(told[3], "Attempt 1 started.");
+        let way = "continued at byte 8,388,608 with what an earlier attempt had stored. It stands";
+        assert!(told[4].contains(way), "{}", told[4]);
+    }
+
+    #[test]
+    fn a_body_that_broke_off_is_told_with_what_came_after_it() {
+        let mut attempt = failed(2, FailureCode::DownloadServerError, 0);
+        attempt.failure = attempt.failure.with("broke_off", "DOWNLOAD_INTERRUPTED").with("bytes", 10_000_000);
+        let [_, told] = attempt_events(&attempt, None);
+        let text = "and 10,000,000 bytes: DOWNLOAD_SERVER_ERROR at h:80, status 503 when the origin was asked for the rest after \
+                    DOWNLOAD_INTERRUPTED";
+        assert!(told.message.contains(text), "{}", told.message);
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Lease: an attempt is counted before it runs, and gets an epoch that fences every older result.
 
-use super::make_due;
-use crate::model::{Failure, FailureCode, JobState, Refusal, TaskRef};
+use super::{make_due, spec_of};
+use crate::model::{Failure, FailureCode, JobState, LogLevel, NewLog, Refusal, TaskRef};
 use crate::store::keys::{self, Family, Fields, Key, Space};
-use crate::store::records::{FailureRow, JobRow, LeaseRow, TaskRow};
+use crate::store::records::{AttemptRow, FailureRow, JobRow, LeaseRow, TaskRow};
 use crate::store::tx::{Rows, Tx};
 use crate::store::{End, Lease, LeaseWant, QueueKey, Settlement};
 
@@ -131,10 +131,36 @@ fn void(tx: &mut Tx<'_>, task: TaskRef, epoch: u64, now_ms: i64, interrupted_max
     let mut failure = Failure::new(FailureCode::SystemInterrupted, message);
     failure.at_ms = now_ms;
     failure.attempt = row.attempts;
-    row.failure = Some(FailureRow::from_failure(&failure));
+    let failure_row = FailureRow::from_failure(&failure);
+    row.failure = Some(failure_row.clone());
+    let (number, started_at_ms) = (row.attempts, row.updated_at_ms);
+    row.push_uncounted(AttemptRow { number, started_at_ms, failure: Some(failure_row), not_before_ms: now_ms });
+    tell(tx, task, &failure, now_ms)?;
     // The resource did nothing wrong: the attempt is not held against it.
     row.attempts = row.attempts.saturating_sub(1);
     row.updated_at_ms = now_ms;
     make_due(tx, task, &mut row, now_ms);
+    Ok(())
+}
+
+/// In the job's log, as at the end of any other attempt.
+fn tell(tx: &mut Tx<'_>, task: TaskRef, failure: &Failure, now_ms: i64) -> Result<(), Refusal> {
+    let Some(mut job) = tx.job(task.job)? else { return Ok(()) };
+    let resource_id = match task.is_manifest() {
+        true => String::new(),
+        false => spec_of(tx, task.job, &job)?.task(usize::from(task.index.0))?.resource_id,
+    };
+    let log = NewLog {
+        level: LogLevel::Warn,
+        message: format!("{}; it is made again and does not count", failure.message),
+        timestamp_ms: now_ms,
+        resource_id,
+        fields: [("attempt", failure.attempt.to_string()), ("code", failure.code.as_str().to_owned())]
+            .map(|(key, value)| (key.to_owned(), value))
+            .into(),
+        ..NewLog::default()
+    };
+    tx.append_log(task.job, &mut job, log);
+    tx.put_job(task.job, job, now_ms);
     Ok(())
 }

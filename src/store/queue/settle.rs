@@ -47,10 +47,12 @@ pub fn settle(tx: &mut Tx<'_>, settlement: Settlement) -> Result<Settled, Refusa
             make_due(tx, task, &mut row, not_before_ms);
         }
         End::Released { failure, not_before_ms } => {
-            row.attempts = row.attempts.saturating_sub(1);
-            if let Some(failure) = &failure {
-                row.failure = Some(FailureRow::from_failure(failure));
+            if let Some(failure) = failure.as_ref().map(FailureRow::from_failure) {
+                row.failure = Some(failure.clone());
+                let (number, failure) = (row.attempts, Some(failure));
+                row.push_uncounted(AttemptRow { number, started_at_ms, failure, not_before_ms });
             }
+            row.attempts = row.attempts.saturating_sub(1);
             make_due(tx, task, &mut row, not_before_ms);
         }
         End::Dead(failure) if task.is_manifest() => {

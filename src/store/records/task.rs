@@ -195,6 +195,15 @@ impl TaskRow {
         self.tried.push(attempt);
     }
 
+    /// One that counts for nothing. The same again takes the place of the one before: an outage of a night is one entry.
+    pub fn push_uncounted(&mut self, attempt: AttemptRow) {
+        let code = |row: &AttemptRow| row.failure.as_ref().map(|failure| failure.code.clone());
+        match self.tried.last_mut() {
+            Some(last) if last.number == attempt.number && code(last) == code(&attempt) => *last = attempt,
+            _ => self.push_tried(attempt),
+        }
+    }
+
     pub fn task_state(&self) -> Result<TaskState, Refusal> {
         Ok(match self.state {
             Self::LEASED => TaskState::Leased { until_ms: self.at_ms, epoch: self.epoch },
