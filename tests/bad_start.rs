@@ -153,6 +153,8 @@ async fn config_check(text: &str, environment: &[(&str, &str)]) -> (Option<i32>,
 #[tokio::test(flavor = "multi_thread")]
 async fn every_wrong_configuration_is_refused_with_its_place() {
     let long = format!("listen:\n  ipc: /{}\n", "x".repeat(200));
+    let headers: String = (0..55).map(|at| format!("      X-{at}: a\n")).collect();
+    let headers = format!("handlers:\n  photos:\n    headers:\n{headers}");
     let cases: &[(&str, &str)] = &[
         ("data_dir: a\ndata_drr: b\n", ":2:"),
         ("worker:\n  in_flihgt: 3\n", ":2:"),
@@ -166,6 +168,7 @@ async fn every_wrong_configuration_is_refused_with_its_place() {
         ("storage:\n  bucket: '../x'\n", "bucket"),
         ("storage:\n  kind: s3\n  access_key_id_file: a\n", "secret_access_key_file"),
         ("handlers:\n  photos:\n    handler: nobody\n", "nobody"),
+        (&headers, "handlers.photos.headers"),
         (&long, "xxx"),
     ];
     for (text, place) in cases {
