@@ -16,6 +16,7 @@ mod s3;
 mod s3_error;
 mod s3_list;
 mod s3_upload;
+mod secrets;
 #[cfg(test)]
 mod tests;
 mod upload;
@@ -94,6 +95,11 @@ impl Objects {
             Kind::S3 => Backend::S3(s3::S3::new(options.clone())?),
         };
         Ok(Self { backend, options, probes: Arc::default() })
+    }
+
+    /// Every file with a secret that [`Objects::new`] would fail on, as `key: why`. Reads them.
+    pub fn secret_faults(options: &Options) -> Vec<String> {
+        secrets::faults(options)
     }
 
     /// The whole object at once. Durable and visible when it returns; never half-visible.
