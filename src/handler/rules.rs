@@ -61,6 +61,8 @@ pub fn url_fault(url: &str) -> Fault {
         return Some("has no host");
     }
     match url::Url::parse(url) {
+        // Nothing can be connected to there: told now, and not when the job fails.
+        Ok(parsed) if parsed.port() == Some(0) => Some("has port 0"),
         Ok(parsed) if parsed.has_host() => None,
         Ok(_) => Some("has no host"),
         Err(_) => Some("is not a valid URL"),
@@ -281,6 +283,8 @@ mod tests {
             "http://example.org/\u{7f}",
             "http://example.org/\u{2028}",
             "http://example.org:99999/",
+            "http://example.org:0/",
+            "https://[::1]:000/",
             "http://[::1/",
             "é",
         ];
