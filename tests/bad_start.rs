@@ -4,6 +4,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 
 use fetchbox::config::{TcpAt, UnixAt};
+use fetchbox::objects::Kind;
+use fetchbox::worker::proxy::PoolOptions;
 
 use crate::harness::ask;
 use crate::harness::binary::{Home, NotStarted, fetchbox};
@@ -153,6 +155,8 @@ async fn config_check(text: &str, environment: &[(&str, &str)]) -> (Option<i32>,
 #[tokio::test(flavor = "multi_thread")]
 async fn every_wrong_configuration_is_refused_with_its_place() {
     let long = format!("listen:\n  ipc: /{}\n", "x".repeat(200));
+    let headers: String = (0..55).map(|at| format!("      X-{at}: a\n")).collect();
+    let headers = format!("handlers:\n  photos:\n    headers:\n{headers}");
     let cases: &[(&str, &str)] = &[
         ("data_dir: a\ndata_drr: b\n", ":2:"),
         ("worker:\n  in_flihgt: 3\n", ":2:"),
@@ -166,6 +170,7 @@ async fn every_wrong_configuration_is_refused_with_its_place() {
         ("storage:\n  bucket: '../x'\n", "bucket"),
         ("storage:\n  kind: s3\n  access_key_id_file: a\n", "secret_access_key_file"),
         ("handlers:\n  photos:\n    handler: nobody\n", "nobody"),
+        (&headers, "handlers.photos.headers"),
         (&long, "xxx"),
     ];
     for (text, place) in cases {
@@ -180,6 +185,40 @@ async fn every_wrong_configuration_is_refused_with_its_place() {
     assert!(said.contains("FETCHBOX__WORKER__NOPE") && said.contains("FETCHBOX__DRAIN_DEADLINE_MS"), "{said}");
     let (code, said) = config_check("data_dir: x\n", &[("FETCHBOX__WORKER__ALLOW_NETWORKS", "[127.0.0.0/8]")]).await;
     assert_eq!(code, Some(0), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_that_are_not_there_are_all_told_and_no_data_directory_is_made_without_them() {
+    let mut home = Home::new();
+    let (gone, empty) = (home.path().join("gone"), home.path().join("empty"));
+    std::fs::write(&empty, "\n").unwrap();
+    home.config.storage.kind = Kind::S3;
+    home.config.storage.access_key_id_file = Some(gone.clone());
+    home.config.storage.secret_access_key_file = Some(empty.clone());
+    let pool = PoolOptions {
+        endpoints: vec!["http://127.0.0.1:9".to_owned()],
+        username_file: Some(empty.clone()),
+        password_file: Some(gone.clone()),
+        ..PoolOptions::default()
+    };
+    home.config.proxies.pools.insert("eu".to_owned(), pool);
+    let ended = not_started(&home).await;
+    assert_eq!(ended.code, CONFIG, "{}", ended.stderr);
+    assert!(!home.data_dir().exists(), "made in vain");
+    let text = serde_yaml::to_string(&home.config).unwrap();
+    let (code, said) = config_check(&text.replace("drain_deadline_ms: ", "drain_deadline_ms: 0 #"), &[]).await;
+    assert_eq!(code, CONFIG, "{said}");
+    for told in [&ended.stderr, &said] {
+        for (key, file) in [
+            ("storage.access_key_id_file", &gone),
+            ("storage.secret_access_key_file", &empty),
+            ("proxies.pools.eu.username_file", &empty),
+            ("proxies.pools.eu.password_file", &gone),
+        ] {
+            assert!(told.contains(&format!("{key}: {}: ", file.display())), "{key}: {told}");
+        }
+    }
+    assert!(said.contains("drain_deadline_ms"), "beside everything else: {said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

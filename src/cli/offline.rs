@@ -33,7 +33,7 @@ pub fn check(global: &Global, args: &Check, out: Out) -> Result {
 
 pub fn config_check(global: &Global, file: Option<PathBuf>, out: Out) -> Result {
     let file = file.or_else(|| global.config.clone());
-    match config::load(file.as_deref(), std::env::vars_os()) {
+    match config::load_with_secrets(file.as_deref(), std::env::vars_os()) {
         Ok(_) if out.is_json() => out.line(serde_json::json!({ "ok": true, "problems": [] })),
         Ok(_) => out.line("ok"),
         Err(invalid) if out.is_json() => {

@@ -70,15 +70,13 @@ fn long_path(key: &str, path: &Path) -> Option<Problem> {
 
 /// Each room knows what cannot be true of its own options.
 fn rooms(config: &Config, found: &mut Vec<Problem>) {
-    let checks = [
-        ("storage", config.storage.check()),
-        ("worker", config.worker.check()),
-        ("retention", config.retention.check()),
+    let faults = [
+        ("storage", config.storage.faults()),
+        ("worker", config.worker.faults()),
+        ("retention", config.retention.faults()),
     ];
-    for (section, result) in checks {
-        if let Err(text) = result {
-            found.push(told(section, &text));
-        }
+    for (section, faults) in faults {
+        found.extend(faults.iter().map(|text| told(section, text)));
     }
     found.extend(
         config
@@ -135,6 +133,12 @@ mod tests {
         let mut config = Config { data_dir: PathBuf::from(format!("/{}", "d".repeat(100))), ..Config::default() };
         config.listen.grpc_tcp = TcpAt::At(SocketAddr::from(([0, 0, 0, 0], 1)));
         config.drain_deadline_ms = 0;
+        config.storage.connect_timeout_ms = 0;
+        config.storage.endpoint = Some("ftp://x".to_owned());
+        config.worker.max_bytes = 0;
+        config.worker.redirects_max = 21;
+        config.retention.batch = 0;
+        config.retention.disk_percent_max = 101;
         config.log.filter = "a=b=c".to_owned();
         let mut gallery = TypeSettings { handler: "galery".to_owned(), ..TypeSettings::default() };
         gallery.storage.bucket = Some("elsewhere".to_owned());
@@ -147,6 +151,12 @@ mod tests {
                 "listen.grpc_unix",
                 "listen.joblet",
                 "listen.grpc_tcp",
+                "storage.connect_timeout_ms",
+                "storage.endpoint",
+                "worker.max_bytes",
+                "worker.redirects_max",
+                "retention.batch",
+                "retention.disk_percent_max",
                 "handlers.gallery.handler",
                 "handlers.gallery.proxy.primary",
                 "handlers.gallery.storage.bucket",

@@ -18,12 +18,31 @@ const PREFIX: &str = "FETCHBOX__";
 /// # Errors
 /// Every problem found; those of a file that cannot be read as a configuration hide the later ones.
 pub fn load(file: Option<&Path>, env: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Config, Invalid> {
+    checked(file, env, Config::problems)
+}
+
+/// As [`load`], and reads the files with secrets as the daemon's start does.
+///
+/// # Errors
+/// As [`load`]; each of those files that cannot be used is a problem too.
+pub fn load_with_secrets(
+    file: Option<&Path>,
+    env: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Config, Invalid> {
+    checked(file, env, |config| [config.problems(), config.secret_problems()].concat())
+}
+
+fn checked(
+    file: Option<&Path>,
+    env: impl IntoIterator<Item = (OsString, OsString)>,
+    check: impl Fn(&Config) -> Vec<Problem>,
+) -> Result<Config, Invalid> {
     let tree = match file {
         Some(path) => read(path).map_err(|problem| Invalid { problems: vec![problem] })?,
         None => Value::Mapping(Mapping::new()),
     };
     let (config, mut problems) = overlay(tree, env);
-    problems.extend(super::check::problems(&config));
+    problems.extend(check(&config));
     if problems.is_empty() { Ok(config) } else { Err(Invalid { problems }) }
 }
 

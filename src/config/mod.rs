@@ -7,13 +7,14 @@ pub mod joblet;
 mod listen;
 mod load;
 mod problem;
+mod secrets;
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 pub use listen::{Listen, SocketMode, TcpAt, UnixAt};
-pub use load::load;
+pub use load::{load, load_with_secrets};
 pub use problem::{Invalid, Problem};
 
 use crate::telemetry::Log;
@@ -64,6 +65,11 @@ impl Config {
     /// What only the whole can tell: every problem, none if it may be run.
     pub fn problems(&self) -> Vec<Problem> {
         check::problems(self)
+    }
+
+    /// Each file with a secret that the daemon would need and cannot have. Reads them.
+    pub fn secret_problems(&self) -> Vec<Problem> {
+        secrets::problems(self)
     }
 }
 

@@ -11,7 +11,7 @@ use super::pulse::Pulse;
 use super::{Daemon, Listeners};
 use crate::api::{Api, Places};
 use crate::clock::{Clock, JobIds};
-use crate::config::Config;
+use crate::config::{Config, Invalid};
 use crate::dispatch::{self, Dispatcher};
 use crate::handler::{self, Registry};
 use crate::ingest::{self, Ingest};
@@ -29,9 +29,10 @@ use crate::worker::proxy::Proxies;
 /// # Errors
 /// Nothing of a daemon that could not be built is left behind, but folders and the lock file.
 pub async fn build(mut config: Config, listeners: Listeners) -> Result<Daemon, StartError> {
-    if let Some(problem) = config.problems().first() {
-        let message = format!("{}: {}", problem.place, problem.message);
-        return Err(StartError::new(StartErrorKind::SetUp, message));
+    // Before anything is made: a start that cannot succeed leaves no folder behind.
+    let problems = [config.problems(), config.secret_problems()].concat();
+    if !problems.is_empty() {
+        return Err(set_up(Invalid { problems }));
     }
     let dir = DataDir::claim(&config.data_dir)?;
     // Before the recovery: whoever connects meanwhile waits in the backlog and is served, not refused.

@@ -4,7 +4,7 @@
 //! Owns: the rules, as pure functions that say in a few words what is wrong. Must not know: where a value came from, what
 //! its path is called.
 
-use crate::model::{HEADER_BYTES_MAX, RESOURCE_ID_BYTES_MAX, URL_BYTES_MAX};
+use crate::model::{HEADER_BYTES_MAX, HEADERS_MAX, RESOURCE_ID_BYTES_MAX, URL_BYTES_MAX};
 
 /// What S3 (1,024) leaves after a margin for the names that clean-up and staging put around a key.
 pub const KEY_BYTES_MAX: usize = 900;
@@ -12,6 +12,11 @@ pub const KEY_BYTES_MAX: usize = 900;
 pub const KEY_SEGMENT_BYTES_MAX: usize = 255;
 /// What S3 takes as the user metadata of one object.
 pub const OBJECT_METADATA_BYTES_MAX: usize = 2_048;
+/// Headers of one job type's settings.
+pub const TYPE_HEADERS_MAX: usize = 54;
+/// Headers of one task: the client's, the job type's, and one that the handler adds by itself, as the gallery's Referer. Common
+/// servers take a hundred, and some are the downloader's own.
+pub const TASK_HEADERS_MAX: usize = HEADERS_MAX + TYPE_HEADERS_MAX + 1;
 
 /// The part a fault is in, and what it is.
 type Fault = Option<&'static str>;
@@ -56,6 +61,8 @@ pub fn url_fault(url: &str) -> Fault {
         return Some("has no host");
     }
     match url::Url::parse(url) {
+        // Nothing can be connected to there: told now, and not when the job fails.
+        Ok(parsed) if parsed.port() == Some(0) => Some("has port 0"),
         Ok(parsed) if parsed.has_host() => None,
         Ok(_) => Some("has no host"),
         Err(_) => Some("is not a valid URL"),
@@ -276,6 +283,8 @@ mod tests {
             "http://example.org/\u{7f}",
             "http://example.org/\u{2028}",
             "http://example.org:99999/",
+            "http://example.org:0/",
+            "https://[::1]:000/",
             "http://[::1/",
             "é",
         ];

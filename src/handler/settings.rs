@@ -142,6 +142,10 @@ impl TypeSettings {
         let mut add = |key: String, message: &str| {
             found.push(Violation { path: format!("{at}.{key}"), message: message.to_owned() });
         };
+        if self.headers.len() > rules::TYPE_HEADERS_MAX {
+            let (count, most) = (self.headers.len(), rules::TYPE_HEADERS_MAX);
+            add("headers".to_owned(), &format!("has {count} entries; at most {most}, because clients add their own"));
+        }
         for (name, value) in &self.headers {
             if let Some(fault) = rules::header_name_fault(name).or_else(|| rules::header_value_fault(name, value)) {
                 add(format!("headers.{name}"), fault);
@@ -287,6 +291,19 @@ mod tests {
         let headers = BTreeMap::from([("Authorization".to_owned(), "secret".to_owned())]);
         let shown = format!("{:?}", TypeSettings { headers, ..TypeSettings::default() });
         assert!(shown.contains("Authorization") && !shown.contains("secret"), "{shown}");
+    }
+
+    #[test]
+    fn headers_that_leave_no_room_for_a_clients_are_refused_before_every_job_is() {
+        let found = |count: usize| {
+            let headers = (0..count).map(|at| (format!("X-{at}"), "a".to_owned())).collect();
+            let settings = TypeSettings { headers, ..TypeSettings::default() };
+            Options::from(BTreeMap::from([("many".to_owned(), settings)])).check(&BTreeSet::from(["default"]))
+        };
+        assert_eq!(found(54), []);
+        let [fault] = found(55).try_into().unwrap();
+        assert_eq!(fault.path, "handlers.many.headers");
+        assert!(fault.message.contains("55") && fault.message.contains("54"), "{}", fault.message);
     }
 
     #[test]

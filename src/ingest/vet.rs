@@ -10,9 +10,6 @@ use crate::handler::{
 };
 use crate::model::{JobType, Manifest, RESOURCES_MAX, Refusal, RefusalCode, TaskSpec, Violation};
 
-/// Headers of one task: the manifest's ten, and room for the job type's.
-const TASK_HEADERS_MAX: usize = 64;
-
 /// Where the job's objects are to stand, and what may be named.
 pub struct Ground<'a> {
     pub job_type: &'a JobType,
@@ -72,8 +69,8 @@ fn fault_of(task: &TaskSpec, listed: bool, ground: &Ground<'_>) -> Option<String
             return fault;
         }
     }
-    if task.headers.len() > TASK_HEADERS_MAX {
-        return Some(format!("headers are more than {TASK_HEADERS_MAX}"));
+    if task.headers.len() > rules::TASK_HEADERS_MAX {
+        return Some(format!("headers are more than {}", rules::TASK_HEADERS_MAX));
     }
     for header in &task.headers {
         let fault =

@@ -102,8 +102,8 @@ failure_codes! {
         "The origin was silent for longer than the idle timeout, or slower than the least pace.",
         "Raise `worker.idle_timeout_ms` or lower `worker.bytes_per_second_min` if that is normal for it; then replay it.";
     DownloadInterrupted = "DOWNLOAD_INTERRUPTED", Transient, Download,
-        "The connection broke before the body was whole.",
-        "Replay it. If it always breaks at the same byte, a proxy or the origin cuts long answers.";
+        "The connection broke before the body was whole, or the head of the answer could not be read.",
+        "Replay it. If it always breaks at the same byte, a proxy or the origin cuts long answers. If the message tells of the head of the answer, it is not valid HTTP or has more than 100 headers: tell the origin's owner.";
     DownloadLengthMismatch = "DOWNLOAD_LENGTH_MISMATCH", Transient, Download,
         "The body's length is not the one the origin declared.",
         "The origin, or something before it, lies about the length: tell its owner, then replay it.";

@@ -12,13 +12,21 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
-use super::folders::{self, Folders, from_errno, from_io};
+use super::folders::{self, Folders, from_errno};
 use super::gather::Buffers;
 use super::{Error, ErrorKind, Head, KeepStage, Place};
 
 pub(super) const STAGING: &str = ".staging";
 /// Bytes read at a time.
 const READ_BYTES: usize = 1024 * 1024;
+
+/// What a look at an object's bytes showed.
+pub(super) enum Stands {
+    Nothing,
+    /// Something else, or something that cannot be read.
+    Other,
+    Same(Head),
+}
 
 #[derive(Clone)]
 pub(super) struct Local(pub(super) Arc<Shared>);
@@ -79,37 +87,35 @@ impl Local {
         .await
     }
 
-    /// What stands at `place` if it has these bytes: they are read.
-    pub(super) async fn written(&self, place: &Place, sha256: [u8; 32], bytes: u64) -> Result<Option<Head>, Error> {
+    /// Whether what stands at `place` has this digest, and this size if one is given: it is read.
+    pub(super) async fn compare(&self, place: &Place, sha256: [u8; 32], bytes: Option<u64>) -> Result<Stands, Error> {
         let (shared, place) = (self.0.clone(), place.clone());
         blocking(move || {
             let (folder, name) = split(&place);
-            let Some(dir) = shared.folders.open(&folder)? else { return Ok(None) };
+            let Some(dir) = shared.folders.open(&folder)? else { return Ok(Stands::Nothing) };
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
             let mut file = match rustix::fs::openat(&dir, name, flags, Mode::empty()) {
                 Ok(file) => std::fs::File::from(file),
-                Err(Errno::NOENT | Errno::LOOP) => return Ok(None),
+                Err(Errno::NOENT) => return Ok(Stands::Nothing),
+                Err(Errno::LOOP) => return Ok(Stands::Other),
                 Err(errno) => return Err(from_errno(errno, &place.key)),
             };
             let stat = rustix::fs::fstat(&file).map_err(|errno| from_errno(errno, &place.key))?;
-            if !is_file(&stat) || size_of(&stat) != bytes {
-                return Ok(None);
+            if !is_file(&stat) || bytes.is_some_and(|bytes| size_of(&stat) != bytes) {
+                return Ok(Stands::Other);
             }
-            let (mut digest, mut buffer) = (Sha256::new(), vec![0; READ_BYTES]);
-            loop {
-                let read = file.read(&mut buffer).map_err(|error| from_io(&error, &place.key))?;
-                match buffer.get(..read) {
-                    Some(piece) if !piece.is_empty() => digest.update(piece),
-                    Some(_) | None => break,
+            match digest_of(&mut file) {
+                Ok(found) if found == sha256 => {}
+                Ok(_) => return Ok(Stands::Other),
+                Err(error) => {
+                    // One bad sector is one damaged object: nothing else has to wait for it.
+                    tracing::warn!(key = %place.key, %error, "an object cannot be read");
+                    return Ok(Stands::Other);
                 }
-            }
-            let found: [u8; 32] = digest.finalize().into();
-            if found != sha256 {
-                return Ok(None);
             }
             // It may have been renamed a moment before a power cut: now it is there for good.
             folders::sync(&dir)?;
-            Ok(Some(head_of(&stat)))
+            Ok(Stands::Same(head_of(&stat)))
         })
         .await
     }
@@ -165,6 +171,17 @@ fn sweep(shared: &Shared, before_ms: i64, dry_run: bool, keep: &KeepStage) -> Re
         bytes += size_of(&stat);
     }
     Ok((files, bytes))
+}
+
+fn digest_of(file: &mut std::fs::File) -> std::io::Result<[u8; 32]> {
+    let (mut digest, mut buffer) = (Sha256::new(), vec![0; READ_BYTES]);
+    loop {
+        let read = file.read(&mut buffer)?;
+        match buffer.get(..read) {
+            Some(piece) if !piece.is_empty() => digest.update(piece),
+            Some(_) | None => return Ok(digest.finalize().into()),
+        }
+    }
 }
 
 /// The folders from the root down, and the file's name. Keys were checked: there is at least one segment.

@@ -16,6 +16,7 @@ mod s3;
 mod s3_error;
 mod s3_list;
 mod s3_upload;
+mod secrets;
 #[cfg(test)]
 mod tests;
 mod upload;
@@ -34,6 +35,7 @@ use bytes::Bytes;
 
 use crate::clock;
 
+use local::Stands;
 use local_upload::LocalUpload;
 use s3_upload::S3Upload;
 
@@ -96,6 +98,11 @@ impl Objects {
         Ok(Self { backend, options, probes: Arc::default() })
     }
 
+    /// Every file with a secret that [`Objects::new`] would fail on, as `key: why`. Reads them.
+    pub fn secret_faults(options: &Options) -> Vec<String> {
+        secrets::faults(options)
+    }
+
     /// The whole object at once. Durable and visible when it returns; never half-visible.
     pub async fn put(&self, place: &Place, bytes: Bytes, label: &Label) -> Result<Head, Error> {
         let mut upload = self.begin(place, label.clone(), &clock::random_token(), bytes.len() as u64)?;
@@ -148,8 +155,40 @@ impl Objects {
     ) -> Result<Option<Head>, Error> {
         self.admit(place)?;
         match &self.backend {
-            Backend::Local(local) => local.written(place, sha256, size_bytes).await,
+            Backend::Local(local) => Ok(match local.compare(place, sha256, Some(size_bytes)).await? {
+                Stands::Same(head) => Some(head),
+                Stands::Nothing | Stands::Other => None,
+            }),
             Backend::S3(s3) => s3.written(place, stage, size_bytes).await,
+        }
+    }
+
+    /// What stands at `place`, a key made of this digest, with this size if one is given. S3 tells the digest that it was given, or
+    /// is believed; a local file tells none, and anybody may have written to it: it is read.
+    pub async fn of_digest(
+        &self,
+        place: &Place,
+        sha256: [u8; 32],
+        size_bytes: Option<u64>,
+    ) -> Result<Option<Head>, Error> {
+        self.admit(place)?;
+        let local = match &self.backend {
+            Backend::Local(local) => local,
+            Backend::S3(s3) => {
+                let same = |head: &Head| {
+                    size_bytes.is_none_or(|bytes| head.size_bytes == bytes)
+                        && head.sha256.is_none_or(|found| found == sha256)
+                };
+                return Ok(s3.head(place).await?.map(|seen| seen.head).filter(same));
+            }
+        };
+        match local.compare(place, sha256, size_bytes).await? {
+            Stands::Same(head) => Ok(Some(head)),
+            Stands::Nothing => Ok(None),
+            Stands::Other => {
+                tracing::warn!(bucket = %place.bucket, key = %place.key, "an object is not what its key says; it is replaced");
+                Ok(None)
+            }
         }
     }
 

@@ -75,16 +75,23 @@ impl Default for Options {
 impl Options {
     /// The first thing wrong, as `key: why`.
     pub fn check(&self) -> Result<(), String> {
-        key::check_bucket(&self.bucket).map_err(|error| format!("storage.bucket: {error}"))?;
-        for bucket in &self.allowed_buckets {
-            key::check_bucket(bucket).map_err(|error| format!("storage.allowed_buckets: {error}"))?;
+        self.faults().into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// Everything wrong, each as `key: why`.
+    pub fn faults(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        let buckets = std::iter::once(("bucket", &self.bucket))
+            .chain(self.allowed_buckets.iter().map(|bucket| ("allowed_buckets", bucket)));
+        for (key, bucket) in buckets {
+            found.extend(key::check_bucket(bucket).err().map(|error| format!("storage.{key}: {error}")));
         }
         if !self.prefix.is_empty() {
-            key::check_key(&self.prefix).map_err(|error| format!("storage.prefix: {error}"))?;
+            found.extend(key::check_key(&self.prefix).err().map(|error| format!("storage.prefix: {error}")));
         }
         // S3 takes no smaller parts (but the last) and no larger ones.
         if !(5 * MIB..=5 * 1024 * MIB).contains(&self.multipart_bytes) {
-            return Err("storage.multipart_bytes: must be between 5 MiB and 5 GiB".into());
+            found.push("storage.multipart_bytes: must be between 5 MiB and 5 GiB".into());
         }
         for (name, value) in [
             ("connect_timeout_ms", self.connect_timeout_ms),
@@ -92,22 +99,27 @@ impl Options {
             ("probe_timeout_ms", self.probe_timeout_ms),
         ] {
             if value == 0 {
-                return Err(format!("storage.{name}: must be greater than 0"));
+                found.push(format!("storage.{name}: must be greater than 0"));
             }
         }
-        if let Some(endpoint) = &self.endpoint {
-            let parsed = url::Url::parse(endpoint).map_err(|error| format!("storage.endpoint: {error}"))?;
-            if !matches!(parsed.scheme(), "http" | "https") || parsed.host().is_none() {
-                return Err("storage.endpoint: must be an http or https URL".into());
-            }
-            if !parsed.username().is_empty() || parsed.password().is_some() {
-                return Err("storage.endpoint: credentials belong in the two files, not in the URL".into());
-            }
-        }
+        found.extend(self.endpoint.as_deref().and_then(endpoint_fault).map(|why| format!("storage.endpoint: {why}")));
         match (&self.access_key_id_file, &self.secret_access_key_file) {
-            (Some(_), Some(_)) | (None, None) => Ok(()),
-            (Some(_), None) => Err("storage.secret_access_key_file: missing beside access_key_id_file".into()),
-            (None, Some(_)) => Err("storage.access_key_id_file: missing beside secret_access_key_file".into()),
+            (Some(_), Some(_)) | (None, None) => {}
+            (Some(_), None) => found.push("storage.secret_access_key_file: missing beside access_key_id_file".into()),
+            (None, Some(_)) => found.push("storage.access_key_id_file: missing beside secret_access_key_file".into()),
         }
+        found
     }
+}
+
+fn endpoint_fault(endpoint: &str) -> Option<String> {
+    let parsed = match url::Url::parse(endpoint) {
+        Ok(parsed) => parsed,
+        Err(error) => return Some(error.to_string()),
+    };
+    if !matches!(parsed.scheme(), "http" | "https") || parsed.host().is_none() {
+        return Some("must be an http or https URL".to_owned());
+    }
+    let has_user = !parsed.username().is_empty() || parsed.password().is_some();
+    has_user.then(|| "credentials belong in the two files, not in the URL".to_owned())
 }

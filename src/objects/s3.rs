@@ -4,7 +4,6 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::path::Path as FilePath;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use object_store::{
 
 use super::gather::Buffers;
 use super::s3_error::{classify, is_unknown_upload};
+use super::secrets::Credentials;
 use super::{Error, ErrorKind, Head, Label, Options, Place};
 
 /// User metadata: the object's SHA-256 in hexadecimal.
@@ -38,11 +38,6 @@ struct Shared {
     buffers: Buffers,
 }
 
-struct Credentials {
-    id: String,
-    secret: String,
-}
-
 /// An object as a HEAD shows it.
 pub(super) struct Seen {
     pub(super) head: Head,
@@ -53,10 +48,8 @@ pub(super) struct Seen {
 impl S3 {
     pub(super) fn new(options: Arc<Options>) -> Result<Self, Error> {
         super::install_tls_provider();
-        let credentials = match (&options.access_key_id_file, &options.secret_access_key_file) {
-            (Some(id), Some(secret)) => Some(Credentials { id: read_secret(id)?, secret: read_secret(secret)? }),
-            _ => None,
-        };
+        let unread = |faults: Vec<String>| Error::new(ErrorKind::Denied, faults.join("; "));
+        let credentials = Credentials::read(&options).map_err(unread)?;
         let buffers = Buffers::of(options.multipart_bytes);
         let s3 = Self(Arc::new(Shared { options, credentials, clients: Mutex::default(), buffers }));
         // Built now, so that settings no client can be made of are found at the start.
@@ -235,15 +228,6 @@ fn digest_of(text: &str) -> Option<[u8; 32]> {
     let mut digest = [0; 32];
     // Of another length it is not one either.
     (mixed::decode(text, &mut digest).ok()?.len() == digest.len()).then_some(digest)
-}
-
-fn read_secret(file: &FilePath) -> Result<String, Error> {
-    let text = std::fs::read_to_string(file)
-        .map_err(|error| Error::new(ErrorKind::Denied, format!("{}: {error}", file.display())))?;
-    match text.trim() {
-        "" => Err(Error::new(ErrorKind::Denied, format!("{} is empty", file.display()))),
-        secret => Ok(secret.to_owned()),
-    }
 }
 
 #[cfg(test)]

@@ -98,13 +98,20 @@ impl Options {
 
     /// The first thing wrong, as `key: why`.
     pub fn check(&self) -> Result<(), String> {
+        self.faults().into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// Everything wrong, each as `key: why`.
+    pub fn faults(&self) -> Vec<String> {
+        let mut found = Vec::new();
         if !(1..=Self::BATCH_MAX).contains(&self.batch) {
-            return Err(format!("retention.batch: {} is not between 1 and {}", self.batch, Self::BATCH_MAX));
+            found.push(format!("retention.batch: {} is not between 1 and {}", self.batch, Self::BATCH_MAX));
         }
         if self.disk_percent_max > 100 {
-            return Err(format!("retention.disk_percent_max: {} is not between 0 and 100", self.disk_percent_max));
+            found.push(format!("retention.disk_percent_max: {} is not between 0 and 100", self.disk_percent_max));
         }
-        self.cron().map(drop).map_err(|why| format!("retention.schedule: {why}"))
+        found.extend(self.cron().err().map(|why| format!("retention.schedule: {why}")));
+        found
     }
 
     fn cron(&self) -> Result<Option<Schedule>, String> {

@@ -108,7 +108,21 @@ pub(super) fn request(error: reqwest::Error) -> Failed {
     } else {
         FailureCode::DownloadInterrupted
     };
-    Failed::new(code, describe(&error))
+    match find(&error, unreadable_head) {
+        Some(what) => Failed::new(code, format!("{what}: {}", describe(&error))),
+        None => Failed::new(code, describe(&error)),
+    }
+}
+
+/// An answer came and makes no sense: whoever reads of a broken connection would look in the wrong place. The client library has
+/// a hundred headers for an answer, and some 400 KiB for its head.
+fn unreadable_head(cause: &(dyn StdError + 'static)) -> Option<&'static str> {
+    let error = cause.downcast_ref::<hyper::Error>().filter(|error| error.is_parse())?;
+    Some(if error.is_parse_too_large() {
+        "the head of the answer is too large, or has more than 100 headers"
+    } else {
+        "the head of the answer is not valid HTTP"
+    })
 }
 
 /// The connection ended before anything was heard: over one that was used before, that says nothing of the origin, which may close

@@ -45,12 +45,12 @@ impl Worker {
         if let Some(sha256) = checksum.filter(|_| run.goal.by_content()) {
             // The key is the digest that is asked for: what stands there is the resource.
             let place = run.goal.place(&sha256);
-            let there = told(self.objects.head(&place).await).map_err(|error| (error, place));
+            let there = told(self.objects.of_digest(&place, sha256, None).await).map_err(|error| (error, place));
             let there = match there {
                 Ok(there) => there,
                 Err((error, place)) => return Err(self.store_failed(error, &place).await),
             };
-            if let Some(head) = there.filter(|head| head.sha256.is_none_or(|found| found == sha256)) {
+            if let Some(head) = there {
                 let whole = Whole { sha256, size_bytes: head.size_bytes };
                 let content_type = kind::content_type(None, assignment.spec.mime_hint.as_deref(), None);
                 let object = run.goal.object(&whole, head, content_type);
@@ -165,10 +165,8 @@ impl Worker {
             return Ok(None);
         }
         let place = run.goal.place(&whole.sha256);
-        let same =
-            |head: &Head| head.size_bytes == whole.size_bytes && head.sha256.is_none_or(|found| found == whole.sha256);
-        match told(self.objects.head(&place).await) {
-            Ok(there) => Ok(there.filter(same)),
+        match told(self.objects.of_digest(&place, whole.sha256, Some(whole.size_bytes)).await) {
+            Ok(there) => Ok(there),
             Err(error) => Err(self.store_failed(error, &place).await),
         }
     }

@@ -28,7 +28,7 @@ impl Goal {
         &self.stage
     }
 
-    /// The key is the digest: what stands there has these bytes, whoever wrote it.
+    /// The key is the digest: what stands there is to have these bytes, whoever wrote it.
     pub(super) fn by_content(&self) -> bool {
         self.by_content
     }

@@ -104,8 +104,15 @@ impl Default for Options {
 impl Options {
     /// The first thing wrong, as `key: why`.
     pub fn check(&self) -> Result<(), String> {
-        guard::networks(&self.allow_networks).map_err(|error| format!("worker.allow_networks: {error}"))?;
-        guard::networks(&self.deny_networks).map_err(|error| format!("worker.deny_networks: {error}"))?;
+        self.faults().into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// Everything wrong, each as `key: why`.
+    pub fn faults(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for (name, networks) in [("allow_networks", &self.allow_networks), ("deny_networks", &self.deny_networks)] {
+            found.extend(guard::networks(networks).err().map(|error| format!("worker.{name}: {error}")));
+        }
         for (name, value) in [
             ("connect_timeout_ms", self.connect_timeout_ms),
             ("idle_timeout_ms", self.idle_timeout_ms),
@@ -113,16 +120,16 @@ impl Options {
             ("max_bytes", self.max_bytes),
         ] {
             if value == 0 {
-                return Err(format!("worker.{name}: must be greater than 0"));
+                found.push(format!("worker.{name}: must be greater than 0"));
             }
         }
         if self.redirects_max > 20 {
-            return Err("worker.redirects_max: must be at most 20".into());
+            found.push("worker.redirects_max: must be at most 20".into());
         }
         if http::HeaderValue::from_str(&self.user_agent).is_err() {
-            return Err("worker.user_agent: cannot be sent as a header".into());
+            found.push("worker.user_agent: cannot be sent as a header".into());
         }
-        Ok(())
+        found
     }
 }
 

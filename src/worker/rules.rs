@@ -24,7 +24,8 @@ impl Rules {
     pub(super) fn parse(text: &str, product: &str) -> Self {
         let (mut own, mut all) = (None::<Self>, Self::default());
         let (mut for_own, mut for_all, mut in_names) = (false, false, false);
-        for line in text.trim_start_matches('\u{feff}').lines() {
+        // The standard's line ends are LF, CR and both; the empty line between those two says nothing.
+        for line in text.trim_start_matches('\u{feff}').split(['\r', '\n']) {
             let line = line.split('#').next().unwrap_or_default();
             let Some((key, value)) = line.split_once(':') else { continue };
             let (key, value) = (key.trim().to_ascii_lowercase(), value.trim());
@@ -157,7 +158,10 @@ mod tests {
         for harmless in ["", "Disallow: /", "nonsense", "User-agent: *", "\u{feff}", "User-agent: *\nDisallow /"] {
             assert!(allowed(harmless, "/x"), "{harmless:?}");
         }
-        assert!(!allowed("\u{feff}User-agent: *\r\nDisallow: /\r\n", "/x"));
+        for end in ["\n", "\r\n", "\r"] {
+            let text = format!("\u{feff}User-agent: *{end}# all{end}Disallow: /{end}{end}Allow: /open{end}");
+            assert!(!allowed(&text, "/x") && allowed(&text, "/open"), "{end:?}");
+        }
         assert!(allowed("User-agent: *\nDisallow: /", "/robots.txt"));
     }
 

@@ -210,6 +210,27 @@ async fn each_answer_becomes_its_failure_and_leaves_nothing_behind() {
     }
 }
 
+/// Else somebody looks for a broken line where the origin talks nonsense.
+#[tokio::test]
+async fn an_answer_whose_head_cannot_be_read_is_not_told_as_a_broken_connection() {
+    let bench = Bench::new().await;
+    let answer = || Behaviour::body(5, 1);
+    let many = (0..150).fold(answer(), |answer, at| answer.header(&format!("X-{at}"), "a"));
+    for (path, behaviour, what) in [
+        ("/many", many, "more than 100 headers"),
+        ("/long", answer().header("X-Big", "a".repeat(1_000_000)), "too large"),
+        ("/length", answer().without_length().header("Content-Length", "+5"), "not valid HTTP"),
+        ("/lengths", answer().header("Content-Length", "3"), "not valid HTTP"),
+        ("/status", Behaviour::status(99), "not valid HTTP"),
+    ] {
+        bench.origin.on(path, behaviour);
+        let failure = failed(bench.get(path).await);
+        assert_eq!(failure.code, FailureCode::DownloadInterrupted, "{path}: {failure}");
+        assert!(failure.message.starts_with("the head of the answer") && failure.message.contains(what), "{failure}");
+    }
+    bench.assert_nothing_stored();
+}
+
 #[tokio::test]
 async fn an_origin_that_is_not_there_is_told_from_one_that_is_silent() {
     let bench = Bench::with(|options| (options.connect_timeout_ms, options.idle_timeout_ms) = (100, 100)).await;

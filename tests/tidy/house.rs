@@ -94,6 +94,8 @@ pub const FOREIGN: &[(&str, &[&str])] = &[
     ("object_store", &["objects"]),
     ("quick_xml", &["objects"]),
     ("reqwest", &["worker"]),
+    // Only to tell its errors apart: reqwest wraps them and does not say which they are.
+    ("hyper", &["worker"]),
     ("ipnet", &["worker"]),
     ("zstd", &["store"]),
     ("regex", &["ledger"]),

@@ -65,8 +65,8 @@ impl Options {
         self.pools.keys().cloned().collect()
     }
 
-    /// Everything wrong with the section by itself, by key within it. Files are read at the start only: who checks a
-    /// configuration need not be allowed to read secrets.
+    /// Everything wrong with the section by itself, by key within it. Reads no file: whoever only
+    /// looks for the daemon's sockets need not be allowed to read secrets.
     pub fn violations(&self) -> Vec<Violation> {
         let mut found = Vec::new();
         let mut add = |path: String, message: String| found.push(Violation { path, message });

@@ -9,9 +9,9 @@ use std::time::Duration;
 use super::endpoint::Endpoint;
 use super::graph;
 use super::health::{Fault, Health, Limits, Taken};
-use super::options::Options;
-use super::secrets::Credentials;
-use crate::model::ProxyHint;
+use super::options::{Options, PoolOptions};
+use super::secrets::{Credentials, Unread};
+use crate::model::{ProxyHint, Violation};
 use crate::telemetry::{Counter, Metrics};
 
 /// Every configured pool. Cheap to clone; all clones share one view of the proxies' health.
@@ -82,6 +82,15 @@ pub(super) struct NoProxy {
 }
 
 impl Proxies {
+    /// Everything about the pools' files with secrets that [`Proxies::new`] would fail on, by key within the section. Reads them.
+    pub fn secret_faults(options: &Options) -> Vec<Violation> {
+        let faults = options.pools.iter().flat_map(|(name, pool)| {
+            let faults = credentials(pool).err().unwrap_or_default().into_iter();
+            faults.map(move |(key, message)| Violation { path: format!("pools.{name}.{key}"), message })
+        });
+        faults.collect()
+    }
+
     /// Reads the pools' credentials.
     ///
     /// # Errors
@@ -96,12 +105,10 @@ impl Proxies {
         let mut pools: Vec<Pool> = Vec::with_capacity(by_name.len());
         for (name, pool) in &options.pools {
             let at = |why: &str| format!("proxies.pools.{name}.{why}");
-            let credentials = match (&pool.username_file, &pool.password_file) {
-                (Some(username), Some(password)) => {
-                    Some(Credentials::read(username, password).map_err(|why| at(&why))?)
-                }
-                _ => None,
+            let first = |faults: Vec<Unread>| {
+                faults.first().map_or_else(String::new, |(key, why)| at(&format!("{key}: {why}")))
             };
+            let credentials = credentials(pool).map_err(first)?;
             let endpoint = |text: &String| Endpoint::parse(text)?.with(credentials.clone()).map(Arc::new);
             let endpoints = pool.endpoints.iter().map(endpoint).collect::<Result<Vec<_>, _>>();
             let chain = graph::breadth_first(name, &edges);
@@ -226,6 +233,14 @@ impl Pool {
             }
         }
         None
+    }
+}
+
+/// None: these proxies want none.
+fn credentials(pool: &PoolOptions) -> Result<Option<Credentials>, Vec<Unread>> {
+    match (&pool.username_file, &pool.password_file) {
+        (Some(username), Some(password)) => Credentials::read(username, password).map(Some),
+        _ => Ok(None),
     }
 }
 

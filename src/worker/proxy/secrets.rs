@@ -10,6 +10,9 @@ const SECRET_BYTES_MAX: usize = 255;
 /// Where systemd puts what `LoadCredential=` names.
 const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 
+/// The key that names a file, and why it cannot be used.
+pub(super) type Unread = (&'static str, String);
+
 /// Without `Debug`, so that nobody prints it.
 #[derive(Clone)]
 pub(super) struct Credentials {
@@ -18,26 +21,38 @@ pub(super) struct Credentials {
 }
 
 impl Credentials {
-    /// The error is `key: why`, with the file's path and nothing of what it holds.
-    pub(super) fn read(username_file: &Path, password_file: &Path) -> Result<Self, String> {
-        let username = secret(username_file).map_err(|why| format!("username_file: {why}"))?;
-        if username.contains(':') {
-            return Err(format!("username_file: {}: holds a colon, which cannot be sent", username_file.display()));
+    /// The errors are key and why, one for each file, with its path and nothing of what it holds.
+    pub(super) fn read(username_file: &Path, password_file: &Path) -> Result<Self, Vec<Unread>> {
+        let username = match secret(username_file) {
+            Ok(username) if username.contains(':') => {
+                Err(format!("{}: holds a colon, which cannot be sent", username_file.display()))
+            }
+            read => read,
+        };
+        match (username, secret(password_file)) {
+            (Ok(username), Ok(password)) => Ok(Self { username, password }),
+            (username, password) => {
+                let faults = [("username_file", username.err()), ("password_file", password.err())];
+                Err(faults.into_iter().filter_map(|(key, why)| Some((key, why?))).collect())
+            }
         }
-        let password = secret(password_file).map_err(|why| format!("password_file: {why}"))?;
-        Ok(Self { username, password })
     }
 }
 
 /// The one line of the file, trimmed.
 fn secret(file: &Path) -> Result<String, String> {
-    let file = place(file, std::env::var_os(CREDENTIALS_DIRECTORY).map(PathBuf::from).as_deref());
-    let wrong = |why: &str| Err(format!("{}: {why}", file.display()));
+    let credentials = std::env::var_os(CREDENTIALS_DIRECTORY).map(PathBuf::from);
+    let at = place(file, credentials.as_deref());
+    let wrong = |why: &str| Err(format!("{}: {why}", at.display()));
     let mut text = String::new();
     // Somebody may name a device or a disk image.
-    let read = std::fs::File::open(&file).and_then(|open| open.take(4_096).read_to_string(&mut text));
-    if let Err(error) = read {
-        return wrong(&error.to_string());
+    let read = std::fs::File::open(&at).and_then(|open| open.take(4_096).read_to_string(&mut text));
+    match read {
+        Ok(_) => {}
+        Err(error) if is_name(file) && credentials.is_none() => {
+            return wrong(&format!("{error} (if it is a credential of the systemd service: only the service has it)"));
+        }
+        Err(error) => return wrong(&error.to_string()),
     }
     match text.trim() {
         "" => wrong("is empty"),
@@ -50,9 +65,13 @@ fn secret(file: &Path) -> Result<String, String> {
 /// A bare name is a credential of the service, where it has any; everything else is a path.
 fn place(file: &Path, credentials: Option<&Path>) -> PathBuf {
     match credentials {
-        Some(folder) if file.components().count() == 1 && file.is_relative() => folder.join(file),
+        Some(folder) if is_name(file) => folder.join(file),
         _ => file.to_owned(),
     }
+}
+
+fn is_name(file: &Path) -> bool {
+    file.components().count() == 1 && file.is_relative()
 }
 
 #[cfg(test)]
@@ -70,12 +89,13 @@ mod tests {
         let read = Credentials::read(&user, &file("password", "hush hush\r\n")).ok().unwrap();
         assert_eq!((read.username.as_str(), read.password.as_str()), ("me", "hush hush"));
         for (name, text) in [("empty", "\n"), ("two", "hush\nhush"), ("long", &"hush".repeat(100))] {
-            let why = Credentials::read(&user, &file(name, text)).err().unwrap();
-            assert!(why.starts_with("password_file: ") && why.contains(name) && !why.contains("hush"), "{why}");
+            let [(key, why)] = Credentials::read(&user, &file(name, text)).err().unwrap().try_into().unwrap();
+            assert!(key == "password_file" && why.contains(name) && !why.contains("hush"), "{why}");
         }
-        let why = Credentials::read(&file("colon", "hush:hush"), &user).err().unwrap();
-        assert!(why.starts_with("username_file: ") && !why.contains("hush"), "{why}");
-        assert!(Credentials::read(&dir.path().join("gone"), &user).err().unwrap().contains("gone"));
+        let both = Credentials::read(&file("colon", "hush:hush"), &dir.path().join("gone")).err().unwrap();
+        let [(colon, why), (gone, why_gone)] = both.try_into().unwrap();
+        assert!(colon == "username_file" && why.contains("colon") && !why.contains("hush"), "{why}");
+        assert!(gone == "password_file" && why_gone.contains("gone"), "{why_gone}");
     }
 
     #[test]

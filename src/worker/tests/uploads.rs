@@ -388,6 +388,30 @@ async fn the_same_bytes_are_stored_once_under_their_digest() {
     }
 }
 
+/// Else a job is told that it has the bytes it asked for, and has what somebody else wrote there.
+#[tokio::test]
+async fn a_damaged_object_is_replaced_and_not_taken_for_what_its_digest_says() {
+    for checksum in [true, false] {
+        let mut lives = Lives::new(false).await;
+        let behaviour = Behaviour::body(100_000, 1);
+        lives.origin.on("/", behaviour.clone());
+        (lives.spec.content_addressed, lives.key) = (true, "all");
+        lives.spec.checksum = checksum.then(|| behaviour.sha256());
+        let key = content_key("all/", behaviour.sha256());
+        let file = lives.folder.path().join("objects/fetchbox").join(&key);
+        lives.stored().await;
+        for damaged in [b"oops".to_vec(), origin::seeded(100_000, 2)] {
+            std::fs::write(&file, damaged).unwrap();
+            let again = lives.stored().await;
+            assert!(!again.context.contains_key("reused"), "checksum: {checksum}");
+            assert_eq!((&again.object.key, again.object.sha256), (&key, behaviour.sha256()));
+            assert_eq!(lives.object(&key).unwrap(), origin::seeded(100_000, 1), "checksum: {checksum}");
+        }
+        assert_eq!(lives.stored().await.context["reused"], "true", "checksum: {checksum}");
+        assert_eq!((lives.origin.hits("/"), lives.open()), (if checksum { 3 } else { 4 }, 0));
+    }
+}
+
 #[tokio::test]
 async fn an_object_on_its_way_to_its_digest_arrives_after_a_death_and_nothing_stays_on_the_way() {
     for fault in [Which::Put, Which::Complete] {
