@@ -108,7 +108,7 @@ failure_codes! {
         "The body's length is not the one the origin declared.",
         "The origin, or something before it, lies about the length: tell its owner, then replay it.";
     DownloadEncoding = "DOWNLOAD_ENCODING", Permanent, None,
-        "The origin sent a content encoding although identity was asked for.",
+        "The origin sent a content or transfer coding (other than chunks) although identity was asked for.",
         "The origin ignores `Accept-Encoding: identity`: submit another URL of it.";
     DownloadTooLarge = "DOWNLOAD_TOO_LARGE", Permanent, None,
         "The body is larger than max_bytes.",
