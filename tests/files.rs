@@ -195,6 +195,8 @@ async fn a_torn_file_loses_only_what_is_torn_and_a_second_import_adds_nothing() 
     torn.extend(tail);
     put(dir.path(), "logs/old/stdout.log.gz", &torn);
     put(dir.path(), "logs/.../stdout.log.gz", &member(&lines));
+    put(dir.path(), "events/plain", b"no folder, as the name of a job may be");
+    put(dir.path(), "logs/plain/stdout.log.gz", b"");
     put(
         dir.path(),
         "logs/old/exec_events.jsonl.gz",
@@ -204,7 +206,10 @@ async fn a_torn_file_loses_only_what_is_torn_and_a_second_import_adds_nothing() 
         let (code, report, text) = import(&home, dir.path()).await;
         assert_eq!(code, Some(1), "something was left out: {text}");
         assert_eq!((&report["new"], &report["there"]), (&new.into(), &(301 - new).into()), "{text}");
-        assert!(text.contains(r#""leftOut":true"#) && text.contains("logs/..."), "{text}");
+        assert!(
+            text.contains(r#""leftOut":true"#) && text.contains("logs/...") && text.contains("events/plain"),
+            "{text}"
+        );
         let told: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let of_file = told.iter().find(|line| line["path"].as_str().is_some_and(|p| p.ends_with("old/stdout.log.gz")));
         let problems = of_file.unwrap()["problems"].as_array().unwrap();

@@ -36,7 +36,7 @@ pub async fn run(global: &Global, args: &Import, out: Out) -> Result {
     let persist = connect::grpc(global).await?.persist();
     let mut total = Total::default();
     for odd in &found.odd {
-        total.odd(&odd.path, odd.why, out)?;
+        total.odd(&odd.path, &odd.why, out)?;
     }
     for source in found.sources {
         let mut report = FileReport::new(&source);

@@ -12,6 +12,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use flate2::bufread::GzDecoder;
+use rustix::fs::{Mode, OFlags};
 
 /// joblet's largest record, 128 MiB of any bytes, is 171 MiB as base64. Without a bound a few KiB of gzip could fill the memory.
 const LINE_BYTES_MAX: usize = 192 * 1024 * 1024;
@@ -65,9 +66,10 @@ enum State {
 
 impl Pieces {
     /// # Errors
-    /// The file cannot be opened.
+    /// The file cannot be opened, or has become a link.
     pub fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self::of(File::open(path)?, LINE_BYTES_MAX))
+        let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Self::of(file.into(), LINE_BYTES_MAX))
     }
 
     fn of(file: File, line_bytes_max: usize) -> Self {
