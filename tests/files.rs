@@ -226,6 +226,36 @@ async fn a_torn_file_loses_only_what_is_torn_and_a_second_import_adds_nothing() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_member_torn_in_its_middle_gives_no_record_that_never_was() {
+    let home = Home::new();
+    let daemon = home.start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let line = |n: u64| {
+        format!(r#"{{"job_id":"x","stream":1,"timestamp":{},"sequence":{n},"content":"bGluZQo="}}"#, 7_919 * n)
+    };
+    let lines: Vec<String> = (0..200).map(line).collect();
+    let (one, two) = (member(&lines[..150]), member(&lines[150..]));
+    let jobs: Vec<(String, usize)> = (9..one.len() - 10).step_by(23).map(|cut| (format!("c{cut}"), cut)).collect();
+    for (job, cut) in &jobs {
+        put(dir.path(), &format!("logs/{job}/stdout.log.gz"), &[&one[..one.len() - cut], &two].concat());
+    }
+    assert_eq!(import(&home, dir.path()).await.0, Some(1), "the tears are told");
+    let persist = persist(&daemon).await;
+    for (job, _) in &jobs {
+        let request = pb::QueryLogsRequest { job_uuid: job.clone(), ..Default::default() };
+        let kept: Vec<_> = persist.query_logs(request).await.unwrap().map(Result::unwrap).collect().await;
+        let numbers: Vec<u64> = kept.iter().map(|line| line.sequence).collect();
+        let before = (kept.len() as u64).checked_sub(50).unwrap();
+        assert_eq!(numbers, (0..before).chain(150..200).collect::<Vec<_>>(), "{job}");
+        assert!(
+            kept.iter().all(|line| line.timestamp as u64 == 7_919 * line.sequence && line.content == b"line\n"),
+            "{job}"
+        );
+    }
+    assert_eq!(daemon.terminate().await.0, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_import_goes_on_behind_what_is_there_and_never_into_it() {
     let home = Home::new();
     let daemon = home.start().await;

@@ -10,6 +10,7 @@ mod kept;
 mod layout;
 mod line;
 mod members;
+mod survey;
 mod writer;
 
 pub use kept::kept;
