@@ -20,7 +20,7 @@ async fn persist(daemon: &Binary) -> Persist {
 
 async fn append(persist: &Persist, job: &str, records: Vec<pb::OutputRecord>) {
     let count = records.len();
-    let request = pb::AppendRecordsRequest { job_uuid: job.to_owned(), create: true, records };
+    let request = pb::AppendRecordsRequest { job_uuid: job.to_owned(), create: true, records, ..Default::default() };
     assert_eq!(persist.append_records(request).await.unwrap().count as usize, count);
 }
 
@@ -252,6 +252,28 @@ async fn a_member_torn_in_its_middle_gives_no_record_that_never_was() {
             "{job}"
         );
     }
+    assert_eq!(daemon.terminate().await.0, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_imports_at_once_put_nothing_there_twice() {
+    let home = Home::new();
+    let daemon = home.start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let lines: Vec<String> = (0..6_000).map(old_line).collect();
+    put(dir.path(), "logs/old/stdout.log.gz", &member(&lines));
+    let arguments = ["import", dir.path().to_str().unwrap()];
+    let (one, other) = tokio::join!(home.run(&arguments), home.run(&arguments));
+    for output in [one, other] {
+        let text = String::from_utf8_lossy(&output.stderr);
+        let told = text.contains("somebody else appends to it") && text.contains("run the same import again");
+        assert!(output.status.success() || (output.status.code() == Some(1) && told), "{output:?}");
+    }
+    let (code, report, _) = import(&home, dir.path()).await;
+    assert_eq!(code, Some(0), "{report}");
+    let kept = logs(&persist(&daemon).await, "old", pb::StreamType::Stdout).await;
+    assert_eq!(kept.len(), 6_000);
+    assert!(kept.iter().zip(0..).all(|(content, n)| *content == format!("line {}\n", n % 3).into_bytes()));
     assert_eq!(daemon.terminate().await.0, Some(0));
 }
 
