@@ -371,6 +371,36 @@ async fn two_who_append_to_one_job_never_mix_when_they_say_where_they_stand() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_largest_record_that_the_socket_takes_can_be_appended_again() {
+    let host = Host::start(|_| {}).await;
+    let largest = 128 << 20;
+    let message = |content: usize| ipc::IpcMessage {
+        version: 1,
+        r#type: 1,
+        job_uuid: "sent".into(),
+        data: ipc::LogLine { content: vec![b'x'; content].into(), ..Default::default() }.encode_to_vec().into(),
+        ..Default::default()
+    };
+    let around = message(largest - 100).encoded_len() - (largest - 100);
+    let message = message(largest - around);
+    assert_eq!(message.encoded_len(), largest);
+    let mut sender = Sender::connect(host.joblet_path()).await;
+    sender.send(&(largest as u32).to_be_bytes()).await;
+    sender.send(&message.encode_to_vec()).await;
+    sender.finish().await;
+    drop(message);
+    let persist = host.client().await.persist();
+    let line = eventually("the record", || async { logs(&persist, of("sent")).await.pop() }).await;
+    assert_eq!(line.content.len(), largest - around);
+    let records =
+        vec![pp::OutputRecord { r#type: 1, timestamp: line.timestamp, sequence: 0, stream: 1, data: line.content }];
+    let request =
+        pp::AppendRecordsRequest { job_uuid: "back".into(), create: true, records, expected_ordinal: Some(0) };
+    assert!(request.encoded_len() > largest);
+    assert_eq!(in_time("the append", persist.append_records(request)).await.unwrap().count, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_core_sent_is_what_its_queries_get() {
     let host = Host::start(small_blocks).await;
     let mut sender = Sender::connect(host.joblet_path()).await;
