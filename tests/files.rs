@@ -20,7 +20,7 @@ async fn persist(daemon: &Binary) -> Persist {
 
 async fn append(persist: &Persist, job: &str, records: Vec<pb::OutputRecord>) {
     let count = records.len();
-    let request = pb::AppendRecordsRequest { job_uuid: job.to_owned(), create: true, records };
+    let request = pb::AppendRecordsRequest { job_uuid: job.to_owned(), create: true, records, ..Default::default() };
     assert_eq!(persist.append_records(request).await.unwrap().count as usize, count);
 }
 
@@ -195,6 +195,8 @@ async fn a_torn_file_loses_only_what_is_torn_and_a_second_import_adds_nothing() 
     torn.extend(tail);
     put(dir.path(), "logs/old/stdout.log.gz", &torn);
     put(dir.path(), "logs/.../stdout.log.gz", &member(&lines));
+    put(dir.path(), "events/plain", b"no folder, as the name of a job may be");
+    put(dir.path(), "logs/plain/stdout.log.gz", b"");
     put(
         dir.path(),
         "logs/old/exec_events.jsonl.gz",
@@ -204,7 +206,10 @@ async fn a_torn_file_loses_only_what_is_torn_and_a_second_import_adds_nothing() 
         let (code, report, text) = import(&home, dir.path()).await;
         assert_eq!(code, Some(1), "something was left out: {text}");
         assert_eq!((&report["new"], &report["there"]), (&new.into(), &(301 - new).into()), "{text}");
-        assert!(text.contains(r#""leftOut":true"#) && text.contains("logs/..."), "{text}");
+        assert!(
+            text.contains(r#""leftOut":true"#) && text.contains("logs/...") && text.contains("events/plain"),
+            "{text}"
+        );
         let told: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let of_file = told.iter().find(|line| line["path"].as_str().is_some_and(|p| p.ends_with("old/stdout.log.gz")));
         let problems = of_file.unwrap()["problems"].as_array().unwrap();
@@ -217,6 +222,58 @@ async fn a_torn_file_loses_only_what_is_torn_and_a_second_import_adds_nothing() 
     for (number, content) in kept.iter().enumerate() {
         assert_eq!(*content, format!("line {}\n", number % 3).into_bytes(), "order of the file");
     }
+    assert_eq!(daemon.terminate().await.0, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_torn_in_its_middle_gives_no_record_that_never_was() {
+    let home = Home::new();
+    let daemon = home.start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let line = |n: u64| {
+        format!(r#"{{"job_id":"x","stream":1,"timestamp":{},"sequence":{n},"content":"bGluZQo="}}"#, 7_919 * n)
+    };
+    let lines: Vec<String> = (0..200).map(line).collect();
+    let (one, two) = (member(&lines[..150]), member(&lines[150..]));
+    let jobs: Vec<(String, usize)> = (9..one.len() - 10).step_by(23).map(|cut| (format!("c{cut}"), cut)).collect();
+    for (job, cut) in &jobs {
+        put(dir.path(), &format!("logs/{job}/stdout.log.gz"), &[&one[..one.len() - cut], &two].concat());
+    }
+    assert_eq!(import(&home, dir.path()).await.0, Some(1), "the tears are told");
+    let persist = persist(&daemon).await;
+    for (job, _) in &jobs {
+        let request = pb::QueryLogsRequest { job_uuid: job.clone(), ..Default::default() };
+        let kept: Vec<_> = persist.query_logs(request).await.unwrap().map(Result::unwrap).collect().await;
+        let numbers: Vec<u64> = kept.iter().map(|line| line.sequence).collect();
+        let before = (kept.len() as u64).checked_sub(50).unwrap();
+        assert_eq!(numbers, (0..before).chain(150..200).collect::<Vec<_>>(), "{job}");
+        assert!(
+            kept.iter().all(|line| line.timestamp as u64 == 7_919 * line.sequence && line.content == b"line\n"),
+            "{job}"
+        );
+    }
+    assert_eq!(daemon.terminate().await.0, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_imports_at_once_put_nothing_there_twice() {
+    let home = Home::new();
+    let daemon = home.start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let lines: Vec<String> = (0..6_000).map(old_line).collect();
+    put(dir.path(), "logs/old/stdout.log.gz", &member(&lines));
+    let arguments = ["import", dir.path().to_str().unwrap()];
+    let (one, other) = tokio::join!(home.run(&arguments), home.run(&arguments));
+    for output in [one, other] {
+        let text = String::from_utf8_lossy(&output.stderr);
+        let told = text.contains("somebody else appends to it") && text.contains("run the same import again");
+        assert!(output.status.success() || (output.status.code() == Some(1) && told), "{output:?}");
+    }
+    let (code, report, _) = import(&home, dir.path()).await;
+    assert_eq!(code, Some(0), "{report}");
+    let kept = logs(&persist(&daemon).await, "old", pb::StreamType::Stdout).await;
+    assert_eq!(kept.len(), 6_000);
+    assert!(kept.iter().zip(0..).all(|(content, n)| *content == format!("line {}\n", n % 3).into_bytes()));
     assert_eq!(daemon.terminate().await.0, Some(0));
 }
 

@@ -122,7 +122,7 @@ async fn pair(store: &Store, rng: &mut Rng, n: usize, records: u64) -> Vec<Kept>
                 batch.push(record(rng, kind, 40));
                 job.counts[class(kind)] += 1;
             }
-            shares.push(OutputShare { job: job.id, records: batch });
+            shares.push(OutputShare { job: job.id, expected: None, records: batch });
             let lines = rng.u64(0..20);
             if lines > 0 {
                 say(store, job.id, heard_ms, lines).await;
@@ -357,7 +357,7 @@ async fn the_disk_has_its_room_back_soon_after_a_cleanup_and_queries_stay_right_
                 for begin in (0..each).step_by(500) {
                     let records =
                         (begin..each.min(begin + 500)).map(|_| record(&mut rng, OutputKind::Log, 400)).collect();
-                    append(store, &[OutputShare { job, records }], at_ms).await;
+                    append(store, &[OutputShare { job, expected: None, records }], at_ms).await;
                     while !store.wait_for_output_room(Duration::from_secs(1)) {}
                 }
                 let change = StatusChange {
@@ -376,7 +376,11 @@ async fn the_disk_has_its_room_back_soon_after_a_cleanup_and_queries_stay_right_
             let running = open_job(store, "running".to_owned(), now_ms()).await;
             append(
                 store,
-                &[OutputShare { job: running, records: vec![record(&mut rng, OutputKind::Log, 400); 99] }],
+                &[OutputShare {
+                    job: running,
+                    expected: None,
+                    records: vec![record(&mut rng, OutputKind::Log, 400); 99],
+                }],
                 now_ms(),
             )
             .await;

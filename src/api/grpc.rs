@@ -66,8 +66,9 @@ const HEADER_BYTES_MAX: u32 = 16 * 1024;
 
 /// Messages of joblet's services: a record may have as much as its wire carries in one message.
 const OUTPUT_BYTES_MAX: usize = 128 << 20;
-/// Around the record stand its job, its offset and its numbers.
-const ANSWER_BYTES_MAX: usize = OUTPUT_BYTES_MAX + (64 << 10);
+/// Around the record stand its job, its offset and its numbers, on its way out and on its way back in: with less, the largest record
+/// that the socket takes could be exported and not imported.
+const RECORD_BYTES_MAX: usize = OUTPUT_BYTES_MAX + (64 << 10);
 
 /// Serves every service on a Unix socket until `stop`.
 pub async fn serve_grpc_unix(listener: UnixListener, api: Api, options: &Options, stop: CancellationToken) {
@@ -139,13 +140,13 @@ fn routes(api: Api, options: &Options, stop: CancellationToken) -> Result<Routes
         .add_service(LedgerServiceServer::new(door.clone()).max_decoding_message_size(limit))
         .add_service(
             PersistServiceServer::new(door.clone())
-                .max_decoding_message_size(OUTPUT_BYTES_MAX)
-                .max_encoding_message_size(ANSWER_BYTES_MAX),
+                .max_decoding_message_size(RECORD_BYTES_MAX)
+                .max_encoding_message_size(RECORD_BYTES_MAX),
         )
         .add_service(
             JobletServer::new(door.clone())
-                .max_decoding_message_size(OUTPUT_BYTES_MAX)
-                .max_encoding_message_size(ANSWER_BYTES_MAX),
+                .max_decoding_message_size(RECORD_BYTES_MAX)
+                .max_encoding_message_size(RECORD_BYTES_MAX),
         )
         .add_service(grpc_health::service(door))
         .add_service(reflection().build_v1()?)

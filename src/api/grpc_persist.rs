@@ -93,6 +93,7 @@ macro_rules! events {
                         log_count,
                         metric_count,
                         size_bytes,
+                        next_ordinals: convert::next_ordinals(&job),
                     })
                 })
                 .await
@@ -278,20 +279,25 @@ impl Door {
     }
 
     async fn append(&self, request: pp::AppendRecordsRequest) -> Result<pp::AppendRecordsResponse, Refusal> {
-        let pp::AppendRecordsRequest { job_uuid, create, records } = request;
+        let pp::AppendRecordsRequest { job_uuid, create, records, expected_ordinal } = request;
         let count = convert::count(records.len());
         // The largest request takes tens of milliseconds to copy.
         let name = job_uuid.clone();
         let converted = tokio::task::spawn_blocking(move || convert::new_outputs(&name, records)).await;
         let records = converted.unwrap_or_else(|error| Err(Refusal::new(RefusalCode::Internal, error.to_string())))?;
-        let job = if create {
+        let first = records.first().map(|record| record.kind);
+        if expected_ordinal.is_some() && records.iter().any(|record| Some(record.kind) != first) {
+            return Err(Refusal::invalid("records", "must be of one type where an ordinal is expected"));
+        }
+        // Who expects records there does not mean a new job.
+        let job = if create && expected_ordinal.unwrap_or_default() == 0 {
             self.api.ingest.open_job(&job_uuid).await?
         } else {
             let no_job = || Refusal::not_found("this job").with_job(&job_uuid);
             self.known(&job_uuid).await?.ok_or_else(no_job)?.id
         };
         if !records.is_empty() {
-            self.api.ingest.append_output(job, records).await?;
+            self.api.ingest.append_output(job, records, expected_ordinal).await?;
         }
         Ok(pp::AppendRecordsResponse { count })
     }

@@ -3,7 +3,8 @@
 //! Owns: what is there already and what is new, batches, the report. Must not know: gzip, JSON, how records are kept.
 //!
 //! Each file is compared with what the daemon has of it, record by record. Where that is the file's beginning, the rest is appended;
-//! where it differs, the file is left out: nothing is ever put between or before records that are there.
+//! where it differs, the file is left out: nothing is ever put between or before records that are there. The daemon refuses a batch when
+//! anybody else has appended since: what was compared would not be what it is put behind.
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use super::args_output::Import;
 use super::connect;
 use super::exit::{Exit, Failure, Result};
 use super::import_report::{FileReport, Total};
-use super::joblet_files::{Entry, Source, Tree, kept};
+use super::joblet_files::{Entry, Source, Tree, kept, next_ordinal};
 use super::out::Out;
 use super::records::Records;
 use crate::client::Error;
@@ -36,7 +37,7 @@ pub async fn run(global: &Global, args: &Import, out: Out) -> Result {
     let persist = connect::grpc(global).await?.persist();
     let mut total = Total::default();
     for odd in &found.odd {
-        total.odd(&odd.path, odd.why, out)?;
+        total.odd(&odd.path, &odd.why, out)?;
     }
     for source in found.sources {
         let mut report = FileReport::new(&source);
@@ -50,6 +51,8 @@ pub async fn run(global: &Global, args: &Import, out: Out) -> Result {
 async fn one(persist: &Persist, source: Source, report: &mut FileReport) -> Result {
     let (job, kind) = (source.job.clone(), source.kind);
     let mut records = Records::of(source);
+    // Asked before the comparison: a record that the comparison did not see makes it another one.
+    let next = next_ordinal(persist, &job, kind).await.map_err(connect::refused)?;
     let mut there = kept(persist, &job, kind).await.map_err(connect::refused)?;
     while let Some(theirs) = there.next().await {
         let theirs = theirs.map_err(connect::refused)?;
@@ -62,7 +65,7 @@ async fn one(persist: &Persist, source: Source, report: &mut FileReport) -> Resu
         report.there += 1;
     }
     drop(there);
-    let mut batch = Batch::default();
+    let mut batch = Batch { next, records: Vec::new(), bytes: 0 };
     while let Some(entry) = records.next(report) {
         let bytes = entry.data.len() + RECORD_BYTES;
         if batch.records.len() >= BATCH_RECORDS_MAX || batch.bytes + bytes > BATCH_BYTES_MAX {
@@ -75,8 +78,9 @@ async fn one(persist: &Persist, source: Source, report: &mut FileReport) -> Resu
     Ok(())
 }
 
-#[derive(Default)]
 struct Batch {
+    /// The ordinal of its first record.
+    next: u64,
     records: Vec<pb::OutputRecord>,
     bytes: usize,
 }
@@ -88,14 +92,22 @@ impl Batch {
         }
         let records = std::mem::take(&mut self.records);
         self.bytes = 0;
-        let request = pb::AppendRecordsRequest { job_uuid: job.to_owned(), create: true, records };
+        let expected_ordinal = Some(self.next);
+        let request = pb::AppendRecordsRequest { job_uuid: job.to_owned(), create: true, records, expected_ordinal };
         let mut tries = 0;
         loop {
             match persist.append_records(request.clone()).await {
-                Ok(answer) => return Ok(answer.count.into()),
+                Ok(answer) => {
+                    self.next += u64::from(answer.count);
+                    return Ok(answer.count.into());
+                }
                 Err(error @ Error::Refused { .. }) if error.retryable() && tries < RETRIES_MAX => {
                     tries += 1;
                     tokio::time::sleep(error.retry_after().unwrap_or(RETRY_WAIT)).await;
+                }
+                Err(error) if error.code() == "ILLEGAL_STATE" => {
+                    return Err(Failure::failed(format_args!("job {job}: somebody else appends to it: {error}"))
+                        .hint("when they are done, run the same import again: it goes on where this one stopped"));
                 }
                 // Whether it was taken is not known: the next run looks.
                 Err(error) => {

@@ -85,7 +85,13 @@ impl Ingest {
 
     /// Appends records to one job, in order; answered after the sync. Returns the ordinal of the first record of the first record's
     /// kind. Waits while the spool is full. Appends of one caller keep their order if each is polled before the next one begins.
-    pub async fn append_output(&self, job: JobId, records: Vec<NewOutput>) -> Result<u64, Refusal> {
+    /// `expected`: that ordinal; where it would be another, nothing is appended. The records are of one kind then.
+    pub async fn append_output(
+        &self,
+        job: JobId,
+        records: Vec<NewOutput>,
+        expected: Option<u64>,
+    ) -> Result<u64, Refusal> {
         self.while_open()?;
         if let Some((free, wanted)) = self.inner.reader.short_of_output_room() {
             return Err(no_room(free, wanted));
@@ -95,7 +101,10 @@ impl Ingest {
         let stopping = || draining("the daemon is stopping");
         let lease = self.inner.spool.lease(bytes).await.ok_or_else(stopping)?;
         let (done, answer) = oneshot::channel();
-        self.inner.spool.put(Item::Call(Call { job, records, bytes, at, done, lease })).map_err(|_| stopping())?;
+        self.inner
+            .spool
+            .put(Item::Call(Call { job, records, expected, bytes, at, done, lease }))
+            .map_err(|_| stopping())?;
         answer
             .await
             .unwrap_or_else(|_| Err(Refusal::new(RefusalCode::Unavailable, "the store stopped before it answered")))
@@ -114,7 +123,7 @@ impl Ingest {
         self.while_open()?;
         let records = update::check_output(records, self.inner.intake.now_ms())?;
         self.existing(job)?;
-        self.append_output(job, records.into_iter().map(output).collect()).await
+        self.append_output(job, records.into_iter().map(output).collect(), None).await
     }
 
     /// A sender whose records nobody acknowledges. Its pass keeps the writer waiting for it at shutdown.

@@ -107,6 +107,8 @@ pub struct OutputRecord {
 #[derive(Debug, Clone)]
 pub struct OutputShare {
     pub job: JobId,
+    /// The ordinal that the first record must get, or none of them is appended. They are of one kind then.
+    pub expected: Option<u64>,
     pub records: Vec<NewOutput>,
 }
 

@@ -83,7 +83,7 @@ impl Site {
             label: None,
             data: (0..4_000).map(|_| rng.u8(..)).collect::<Vec<u8>>().into(),
         };
-        let shares = [OutputShare { job: id, records: (0..40).map(|_| record()).collect() }];
+        let shares = [OutputShare { job: id, expected: None, records: (0..40).map(|_| record()).collect() }];
         let (send, wait) = tokio::sync::oneshot::channel();
         self.store.append_output(store::OutputBatch::new(&shares, now_ms), move |result| send.send(result).unwrap());
         wait.await.unwrap().unwrap();

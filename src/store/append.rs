@@ -4,7 +4,7 @@
 
 use prost::Message as _;
 
-use super::output::{BatchRow, Chunk, Committed, OutputBatch, PieceRow, batch_keys};
+use super::output::{BatchRow, Chunk, Committed, OutputBatch, Piece, PieceRow, batch_keys};
 use crate::model::{JobId, JobName, JobState, JobType, Manifest, Priority, Refusal, RefusalCode, Tenant};
 use crate::store::keys::{self, Family};
 use crate::store::queue::{self, Admission};
@@ -12,8 +12,8 @@ use crate::store::records::NameRow;
 use crate::store::tx::Tx;
 use crate::store::{NewJob, records};
 
-/// Gives every piece its ordinals and puts the batch. For each piece the first ordinal, or NOT_FOUND where its job is gone: the others
-/// stand. `number` is above those of all batches committed before: a start reads them in this order.
+/// Gives every piece its ordinals and puts the batch. For each piece the first ordinal, NOT_FOUND where its job is gone, or ILLEGAL_STATE
+/// where it expected another one: the others stand. `number` is above those of all batches committed before: a start reads them in this order.
 pub fn append(tx: &mut Tx<'_>, number: u64, batch: OutputBatch) -> Result<Vec<Result<u64, Refusal>>, Refusal> {
     let OutputBatch { pieces, packed, now_ms } = batch;
     let packed = packed?;
@@ -30,18 +30,21 @@ pub fn append(tx: &mut Tx<'_>, number: u64, batch: OutputBatch) -> Result<Vec<Re
             first: 0,
             void: true,
         };
-        if let Some(mut counts) = tx.counts(piece.job)? {
+        let counts = tx.counts(piece.job)?;
+        let first = counts.ok_or_else(|| Refusal::not_found(format!("job {}", piece.job)).with_job(piece.job));
+        firsts.push(first.and_then(|mut counts| {
             let first = counts.end(piece.kind);
+            if piece.expected.is_some_and(|expected| expected != first) {
+                return Err(not_expected(&piece, first));
+            }
             counts.add(piece.kind, first + piece.count, piece.data_bytes, now_ms);
             // Output is not a change of the job: its row stays, and the batch says what came.
             tx.set_counts(piece.job, counts);
             tx.touched.insert(piece.job);
             (row.first, row.void) = (first, false);
             chunks.push((piece.job, piece.kind, Chunk { batch: number, first, count: piece.count, body: piece.body }));
-            firsts.push(Ok(first));
-        } else {
-            firsts.push(Err(Refusal::not_found(format!("job {}", piece.job)).with_job(piece.job)));
-        }
+            Ok(first)
+        }));
         rows.push(row);
     }
     if !chunks.is_empty() {
@@ -56,6 +59,12 @@ pub fn append(tx: &mut Tx<'_>, number: u64, batch: OutputBatch) -> Result<Vec<Re
         tx.output.push(Committed { batch: number, rows: count, chunks });
     }
     Ok(firsts)
+}
+
+fn not_expected(piece: &Piece, first: u64) -> Refusal {
+    let expected = piece.expected.unwrap_or_default();
+    let message = format!("the next {} record is number {first}, not {expected}", piece.kind.name());
+    Refusal::new(RefusalCode::IllegalState, message).with_job(piece.job)
 }
 
 /// A job to be made if nobody has this name yet.

@@ -247,8 +247,8 @@ impl Store {
         self.change(bytes, move |tx| ledger::append_logs(tx, job, records)).await
     }
 
-    /// Commits output of many jobs as one row. `done` gets for each piece of the batch its first ordinal, or NOT_FOUND where the job is
-    /// gone; it runs after the sync, on the committer's thread, and must not block. The caller's thread, which may be one that stands
+    /// Commits output of many jobs as one row. `done` gets for each piece of the batch its first ordinal, or why the piece was not
+    /// appended; it runs after the sync, on the committer's thread, and must not block. The caller's thread, which may be one that stands
     /// back, never commits: a busy machine would have everybody wait for it.
     pub fn append_output(
         &self,

@@ -226,6 +226,12 @@ pub(crate) fn job_info(job: &Job) -> pp::JobInfo {
     }
 }
 
+/// Of the types that joblet has numbers for.
+pub(crate) fn next_ordinals(job: &Job) -> std::collections::HashMap<u32, u64> {
+    let known = OutputKind::ALL.into_iter().filter(|kind| *kind != OutputKind::Other);
+    known.map(|kind| (u32::from(kind as u8), job.records_of(kind))).filter(|(_, next)| *next > 0).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -42,6 +42,16 @@ pub async fn kept(
     })
 }
 
+/// The ordinal that the next record of this kind gets.
+pub async fn next_ordinal(persist: &Persist, job: &JobName, kind: FileKind) -> Result<u64, Error> {
+    let of_type = u32::try_from(kind.message_type() as i32).unwrap_or_default();
+    match persist.get_job_info(pb::GetJobInfoRequest { job_id: job.to_string() }).await {
+        Ok(info) => Ok(info.next_ordinals.get(&of_type).copied().unwrap_or_default()),
+        Err(error) if error.code() == "NOT_FOUND" => Ok(0),
+        Err(error) => Err(error),
+    }
+}
+
 fn entry_of(log: pb::LogLine) -> Entry {
     Entry { timestamp: log.timestamp, sequence: log.sequence, data: log.content }
 }

@@ -2,7 +2,8 @@
 //!
 //! Owns: names of folders and files, finding them in a tree. Must not know: what stands in a file.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -120,7 +121,13 @@ pub struct Source {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Oddity {
     pub path: PathBuf,
-    pub why: &'static str,
+    pub why: String,
+}
+
+impl Oddity {
+    fn new(path: PathBuf, why: impl ToString) -> Self {
+        Self { path, why: why.to_string() }
+    }
 }
 
 /// By job, then by kind.
@@ -140,46 +147,39 @@ impl Tree {
         self.root.join(kind.folder()).join(job.as_str()).join(kind.file_name())
     }
 
-    /// Looks through all three folders; those that are missing are empty.
+    /// Looks through all three folders; those that are missing are empty. What cannot be read is odd, and the rest is found all the same.
+    /// The root may be a link; below it none is followed, because it may lead anywhere.
     ///
     /// # Errors
-    /// None of the three can be read.
+    /// None of the three is there.
     pub fn find(&self) -> io::Result<Found> {
         let mut odd = Vec::new();
-        let mut jobs: BTreeSet<JobName> = BTreeSet::new();
-        let mut folders = Vec::new();
+        let mut jobs: BTreeMap<JobName, Vec<PathBuf>> = BTreeMap::new();
         let mut any = false;
         // Events last: what an early version left among the logs is the older part.
         for name in ["logs", "metrics", "events"] {
             let folder = self.root.join(name);
-            let entries = match std::fs::read_dir(&folder) {
-                Ok(entries) => entries,
+            match std::fs::symlink_metadata(&folder) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(io::Error::new(error.kind(), format!("{}: {error}", folder.display()))),
-            };
-            any = true;
-            for entry in entries {
-                let entry = entry?;
-                let path = entry.path();
-                match entry.file_name().to_str().and_then(JobName::parse) {
-                    _ if !entry.file_type()?.is_dir() => odd.push(Oddity { path, why: "is no folder" }),
-                    None => odd.push(Oddity { path, why: "is no job's name" }),
-                    Some(job) => {
-                        jobs.insert(job);
-                    }
+                _ => any = true,
+            }
+            for (name, path) in children(&folder, &mut odd) {
+                match name.to_str().and_then(JobName::parse) {
+                    _ if !is(&path, std::fs::FileType::is_dir) => odd.push(Oddity::new(path, "is no folder")),
+                    None => odd.push(Oddity::new(path, "is no job's name")),
+                    Some(job) => jobs.entry(job).or_default().push(path),
                 }
             }
-            folders.push(folder);
         }
         if !any {
             let why = format!("{} has none of the folders logs, metrics and events", self.root.display());
             return Err(io::Error::new(io::ErrorKind::NotFound, why));
         }
         let mut sources = Vec::new();
-        for job in jobs {
+        for (job, folders) in jobs {
             let mut files: BTreeMap<FileKind, Vec<PathBuf>> = BTreeMap::new();
             for folder in &folders {
-                of_job(&folder.join(job.as_str()), &mut files, &mut odd)?;
+                of_job(folder, &mut files, &mut odd);
             }
             sources.extend(files.into_iter().map(|(kind, paths)| Source { job: job.clone(), kind, paths }));
         }
@@ -188,30 +188,51 @@ impl Tree {
     }
 }
 
-fn of_job(folder: &Path, files: &mut BTreeMap<FileKind, Vec<PathBuf>>, odd: &mut Vec<Oddity>) -> io::Result<()> {
-    let entries = match std::fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(io::Error::new(error.kind(), format!("{}: {error}", folder.display()))),
-    };
-    for entry in entries {
-        let entry = entry?;
-        let (name, path) = (entry.file_name(), entry.path());
+fn of_job(folder: &Path, files: &mut BTreeMap<FileKind, Vec<PathBuf>>, odd: &mut Vec<Oddity>) {
+    for (name, path) in children(folder, odd) {
         let name = name.to_string_lossy();
         match FileKind::of_file(&name) {
             // An export that was broken off leaves its temporary file.
             None if name.starts_with('.') => {}
-            None => odd.push(Oddity { path, why: "is none of the files a job has" }),
-            // A link may lead anywhere.
-            Some(_) if !entry.file_type()?.is_file() => odd.push(Oddity { path, why: "is no plain file" }),
+            None => odd.push(Oddity::new(path, "is none of the files a job has")),
+            Some(_) if !is(&path, std::fs::FileType::is_file) => odd.push(Oddity::new(path, "is no plain file")),
             Some(kind) => files.entry(kind).or_default().push(path),
         }
     }
-    Ok(())
+}
+
+/// What a folder holds. A folder that is none, or cannot be read to its end, is odd.
+fn children(folder: &Path, odd: &mut Vec<Oddity>) -> Vec<(OsString, PathBuf)> {
+    let unreadable = |error: io::Error| Oddity::new(folder.to_owned(), format_args!("cannot be read: {error}"));
+    let mut found = Vec::new();
+    let mut look = || {
+        if !std::fs::symlink_metadata(folder)?.is_dir() {
+            return Ok(false);
+        }
+        for entry in std::fs::read_dir(folder)? {
+            let entry = entry?;
+            found.push((entry.file_name(), entry.path()));
+        }
+        Ok(true)
+    };
+    match look() {
+        Ok(true) => {}
+        Ok(false) => odd.push(Oddity::new(folder.to_owned(), "is no folder")),
+        Err(error) => odd.push(unreadable(error)),
+    }
+    found
+}
+
+/// Of the thing itself: a link is neither file nor folder.
+fn is(path: &Path, what: fn(&std::fs::FileType) -> bool) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|found| what(&found.file_type()))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn touch(root: &Path, path: &str) {
@@ -250,6 +271,50 @@ mod tests {
         assert!(found.sources[1].paths[0].starts_with(root.join("logs")), "the older part first");
         let odd: Vec<_> = found.odd.iter().map(|odd| odd.path.strip_prefix(root).unwrap().to_str().unwrap()).collect();
         assert_eq!(odd, ["logs/..hidden", "logs/a/core.17", "logs/a/stderr.log.gz", "logs/plain"]);
+    }
+
+    #[test]
+    fn one_folder_that_cannot_be_read_leaves_the_rest_of_its_job_and_the_other_jobs() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        touch(root, "logs/jf");
+        touch(root, "metrics/jf/metrics.jsonl.gz");
+        touch(root, "logs/zz/stdout.log.gz");
+        touch(root, "logs/shut/stdout.log.gz");
+        touch(root, "events");
+        let shut = root.join("logs/shut");
+        std::fs::set_permissions(&shut, std::fs::Permissions::from_mode(0o000)).unwrap();
+        // Nothing is shut for root.
+        let is_root = std::fs::read_dir(&shut).is_ok();
+        let found = Tree::new(root).find().unwrap();
+        std::fs::set_permissions(&shut, std::fs::Permissions::from_mode(0o700)).unwrap();
+        let mut seen: Vec<_> = found.sources.iter().map(|source| (source.job.as_str(), source.kind)).collect();
+        seen.retain(|(job, _)| *job != "shut" || !is_root);
+        assert_eq!(seen, [("jf", FileKind::Metrics), ("zz", FileKind::Stdout)]);
+        let mut odd: Vec<_> = found.odd.iter().map(|odd| (odd.path.clone(), odd.why.as_str())).collect();
+        if !is_root {
+            let (path, why) = odd.pop().unwrap();
+            assert!(path == shut && why.contains("cannot be read"), "{why}");
+        }
+        assert_eq!(odd, [(root.join("events"), "is no folder"), (root.join("logs/jf"), "is no folder")]);
+    }
+
+    #[test]
+    fn no_link_is_followed_wherever_it_stands() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, outside) = (&dir.path().join("root"), &dir.path().join("outside"));
+        touch(outside, "stdout.log.gz");
+        touch(outside, "js/exec_events.jsonl.gz");
+        touch(root, "metrics/js/metrics.jsonl.gz");
+        touch(root, "logs/other/stderr.log.gz");
+        std::os::unix::fs::symlink(outside, root.join("logs/js")).unwrap();
+        std::os::unix::fs::symlink(outside.join("stdout.log.gz"), root.join("logs/other/stdout.log.gz")).unwrap();
+        std::os::unix::fs::symlink(outside, root.join("events")).unwrap();
+        let found = Tree::new(root).find().unwrap();
+        let seen: Vec<_> = found.sources.iter().map(|source| (source.job.as_str(), source.kind)).collect();
+        assert_eq!(seen, [("js", FileKind::Metrics), ("other", FileKind::Stderr)]);
+        let odd: Vec<_> = found.odd.iter().map(|odd| odd.path.strip_prefix(root).unwrap().to_str().unwrap()).collect();
+        assert_eq!(odd, ["events", "logs/js", "logs/other/stdout.log.gz"]);
     }
 
     #[test]

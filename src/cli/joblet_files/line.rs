@@ -67,9 +67,13 @@ fn is_none_of_it(number: &u64) -> bool {
     *number == 0
 }
 
-/// Whose line it is says its folder, and which stream its file.
+/// Which stream it is says its file. Zero values are left out, so all that a record must have is its job.
 #[derive(Deserialize)]
 struct LogIn<'a> {
+    #[serde(borrow, default)]
+    job_uuid: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    job_id: Option<Cow<'a, str>>,
     #[serde(default)]
     timestamp: i64,
     #[serde(default)]
@@ -118,7 +122,14 @@ impl Entry {
     pub fn parse(kind: FileKind, job: &JobName, line: &[u8]) -> Result<Self, BadLine> {
         match kind {
             FileKind::Stdout | FileKind::Stderr => {
+                // A list would do as well for serde.
+                if !line.trim_ascii_start().starts_with(b"{") {
+                    return Err(no_json(line, &"no JSON object"));
+                }
                 let log: LogIn<'_> = serde_json::from_slice(line).map_err(|error| no_json(line, &error))?;
+                if [&log.job_uuid, &log.job_id].into_iter().flatten().all(|job| job.is_empty()) {
+                    return Err(no_json(line, &NO_JOB));
+                }
                 let content = log.content.unwrap_or_default();
                 let data =
                     STANDARD.decode(content.as_bytes()).map_err(|error| bad(format_args!("content: {error}")))?;
@@ -127,7 +138,9 @@ impl Entry {
             other => {
                 let mut fields: Map<String, Value> =
                     serde_json::from_slice(line).map_err(|error| no_json(line, &error))?;
-                modernize(other, &mut fields);
+                if !modernize(other, &mut fields) {
+                    return Err(no_json(line, &NO_JOB));
+                }
                 let descriptor = descriptor(other)?;
                 let options = DeserializeOptions::new().deny_unknown_fields(false);
                 let message = DynamicMessage::deserialize_with_options(descriptor, Value::Object(fields), &options)
@@ -176,17 +189,19 @@ impl Entry {
     }
 }
 
+/// Every version writes one of the two. Whose record it is says the folder all the same: folders can be renamed.
+const NO_JOB: &str = "neither job_uuid nor job_id";
+
 /// What stands in a line that is none, its beginning only: it may be megabytes of noise.
-fn no_json(line: &[u8], error: &serde_json::Error) -> BadLine {
+fn no_json(line: &[u8], error: &dyn fmt::Display) -> BadLine {
     const SHOWN_BYTES: usize = 40;
     let shown = line.get(..SHOWN_BYTES.min(line.len())).unwrap_or_default();
     bad(format_args!("{error}, in {:?}", String::from_utf8_lossy(shown)))
 }
 
-/// Names that other versions used.
-fn modernize(kind: FileKind, fields: &mut Map<String, Value>) {
-    fields.remove("job_id");
-    fields.remove("job_uuid");
+/// Names that other versions used. False: no version wrote this.
+fn modernize(kind: FileKind, fields: &mut Map<String, Value>) -> bool {
+    let jobs = [fields.remove("job_id"), fields.remove("job_uuid")];
     if kind == FileKind::SocketData {
         for (other, ours) in [("dst_addr", "addr"), ("dst_port", "port")] {
             if let Some(value) = fields.remove(other) {
@@ -194,6 +209,7 @@ fn modernize(kind: FileKind, fields: &mut Map<String, Value>) {
             }
         }
     }
+    jobs.iter().flatten().any(|job| job.as_str().is_some_and(|job| !job.is_empty()))
 }
 
 fn descriptor(kind: FileKind) -> Result<prost_reflect::MessageDescriptor, BadLine> {
@@ -238,7 +254,7 @@ mod tests {
 
     #[test]
     fn zero_values_are_left_out_and_found_again() {
-        let nothing = Entry::parse(FileKind::Stderr, &job(), b"{}").unwrap();
+        let nothing = Entry::parse(FileKind::Stderr, &job(), br#"{"job_id":"j1"}"#).unwrap();
         assert_eq!(nothing, Entry { timestamp: 0, sequence: 0, data: Vec::new() });
         assert_eq!(text(&nothing, FileKind::Stderr), "{\"job_uuid\":\"j1\",\"stream\":2}\n");
     }
@@ -284,12 +300,18 @@ mod tests {
     fn what_is_no_record_says_why() {
         let why = |kind, line: &[u8]| Entry::parse(kind, &job(), line).unwrap_err().0;
         assert!(why(FileKind::Stdout, b"not json at all").contains("not json at all"));
-        assert!(why(FileKind::Stdout, br#"{"content":"*"}"#).contains("content"));
-        assert!(
-            why(FileKind::Exec, br#"{"pid":"many"}"#).contains("pid")
-                || !why(FileKind::Exec, br#"{"pid":"many"}"#).is_empty()
-        );
+        assert!(why(FileKind::Stdout, br#"{"job_id":"j1","content":"*"}"#).contains("content:"));
+        assert!(!why(FileKind::Exec, br#"{"job_id":"j1","pid":"many"}"#).is_empty());
         assert!(!why(FileKind::Metrics, b"[]").is_empty());
+        for line in [&b"[]"[..], br#"["j1",1,2,"aGkK"]"#, b"null", b"7"] {
+            assert!(why(FileKind::Stdout, line).contains("no JSON object"));
+        }
+        for line in [&b"{}"[..], br#"{"timestamp":1}"#, br#"{"job_id":""}"#, br#"{"other":1,"sequence":2}"#] {
+            assert!(why(FileKind::Stdout, line).contains("job_uuid"));
+            assert!(why(FileKind::Metrics, line).contains("job_uuid"));
+        }
+        assert!(!why(FileKind::Stdout, br#"{"job_id":7}"#).is_empty());
+        assert!(!why(FileKind::Mmap, br#"{"job_id":7}"#).is_empty());
         let long = vec![b'x'; 1 << 20];
         assert!(why(FileKind::Stdout, &long).len() < 200, "a bad line is told, not repeated");
     }

@@ -2,25 +2,24 @@
 //!
 //! Owns: members, tears and how reading goes on behind one, how long a line may be. Must not know: what a line says.
 //!
-//! A process that is killed leaves its last member without an end, and the next one appends behind it. Everything up to the tear is
-//! handed out, then the tear is told, then reading goes on at the next member's header. The same bytes always read the same way: an
-//! import that is run again counts on it.
+//! A process that is killed leaves its last member without an end, and the next one appends behind it. A member is surveyed before any of
+//! its lines is handed out: whole ones have them all, torn ones those before the tear, broken ones none. Then the tear is told, and
+//! reading goes on at the next member's header. The same bytes always read the same way: an import that is run again counts on it.
 
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
+use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, Take};
 use std::ops::Range;
 use std::path::Path;
 
 use flate2::bufread::GzDecoder;
+use rustix::fs::{Mode, OFlags};
+
+use super::survey::{Member, STEP_BYTES, go_to, survey, too_long};
 
 /// joblet's largest record, 128 MiB of any bytes, is 171 MiB as base64. Without a bound a few KiB of gzip could fill the memory.
 const LINE_BYTES_MAX: usize = 192 * 1024 * 1024;
-/// Inflated at a time.
-const STEP_BYTES: usize = 64 * 1024;
 /// Each tear costs a second look at the bytes behind it: a file that is nothing but tears must end.
 const BREAKS_MAX: u64 = 1_000;
-/// Identification, method, no flags, four bytes of time, what the packer did, the system: what joblet's writer and ours put there.
-const HEADER_BYTES: usize = 10;
 
 /// Where a file cannot be read on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,8 +41,6 @@ pub enum Piece<'a> {
 /// A file in pieces.
 pub struct Pieces {
     state: State,
-    /// Where the member that is read began.
-    start: u64,
     member: u64,
     line: u64,
     breaks: u64,
@@ -56,24 +53,36 @@ pub struct Pieces {
 }
 
 enum State {
-    Within(Box<GzDecoder<BufReader<File>>>),
+    Within(Box<Within>),
     Between(BufReader<File>),
-    /// Behind a tear: the next header is to be found.
-    Torn(BufReader<File>),
+    /// At a tear: reading goes on there, if anywhere.
+    Torn(BufReader<File>, Option<u64>),
     Ended,
+}
+
+/// A member whose lines can be trusted.
+struct Within {
+    decoder: GzDecoder<Take<BufReader<File>>>,
+    next: Option<u64>,
+}
+
+impl Within {
+    fn into_reader(self) -> BufReader<File> {
+        self.decoder.into_inner().into_inner()
+    }
 }
 
 impl Pieces {
     /// # Errors
-    /// The file cannot be opened.
+    /// The file cannot be opened, or has become a link.
     pub fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self::of(File::open(path)?, LINE_BYTES_MAX))
+        let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Self::of(file.into(), LINE_BYTES_MAX))
     }
 
     fn of(file: File, line_bytes_max: usize) -> Self {
         Self {
             state: State::Between(BufReader::with_capacity(STEP_BYTES, file)),
-            start: 0,
             member: 0,
             line: 0,
             breaks: 0,
@@ -141,23 +150,30 @@ impl Pieces {
                 if reader.fill_buf()?.is_empty() {
                     return Ok(());
                 }
-                self.start = reader.stream_position()?;
                 self.member += 1;
-                self.state = State::Within(Box::new(GzDecoder::new(reader)));
+                let start = reader.stream_position()?;
+                let Member { broken, end, next } =
+                    survey(&mut reader, start, self.buffer.len() - self.used, self.line_bytes_max)?;
+                if let Some(error) = broken {
+                    self.state = State::Torn(reader, next);
+                    return Err(io::Error::other(format!("{error}; none of its lines can be trusted")));
+                }
+                go_to(&mut reader, start)?;
+                let decoder = GzDecoder::new(reader.take(end - start));
+                self.state = State::Within(Box::new(Within { decoder, next }));
                 Ok(())
             }
-            State::Torn(mut reader) => {
+            State::Torn(mut reader, next) => {
+                let Some(next) = next else { return Ok(()) };
                 if self.breaks >= BREAKS_MAX {
                     let why = format!("torn in more than {BREAKS_MAX} places: what follows is not looked at");
                     return Err(io::Error::other(why));
                 }
-                if let Some(at) = next_header(&mut reader, self.start + 1)? {
-                    reader.seek(SeekFrom::Start(at))?;
-                    self.state = State::Between(reader);
-                }
+                go_to(&mut reader, next)?;
+                self.state = State::Between(reader);
                 Ok(())
             }
-            State::Within(mut decoder) => {
+            State::Within(mut within) => {
                 self.buffer.drain(..self.used);
                 self.looked -= self.used;
                 self.used = 0;
@@ -166,19 +182,22 @@ impl Pieces {
                     self.buffer = Vec::new();
                 }
                 let held = self.buffer.len();
+                // The survey has seen to that, unless somebody writes to the file meanwhile.
                 if held > self.line_bytes_max {
-                    self.state = State::Torn(decoder.into_inner());
-                    return Err(io::Error::other(format!("a line of more than {} bytes", self.line_bytes_max)));
+                    let next = within.next;
+                    self.state = State::Torn(within.into_reader(), next);
+                    return Err(too_long(self.line_bytes_max));
                 }
                 self.buffer.resize(held + STEP_BYTES, 0);
-                let read = decoder.read(self.buffer.get_mut(held..).unwrap_or_default());
+                let read = within.decoder.read(self.buffer.get_mut(held..).unwrap_or_default());
                 self.buffer.truncate(held + read.as_ref().map_or(0, |read| *read));
                 match read {
-                    Ok(0) => self.state = State::Between(decoder.into_inner()),
-                    Ok(_) => self.state = State::Within(decoder),
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => self.state = State::Within(decoder),
+                    Ok(0) => self.state = State::Between(within.into_reader()),
+                    Ok(_) => self.state = State::Within(within),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => self.state = State::Within(within),
                     Err(error) => {
-                        self.state = State::Torn(decoder.into_inner());
+                        let next = within.next;
+                        self.state = State::Torn(within.into_reader(), next);
                         return Err(error);
                     }
                 }
@@ -197,33 +216,6 @@ impl Pieces {
         let behind = if lost > 0 { format!("; {lost} bytes of a line are lost") } else { String::new() };
         Break { member: self.member, line: self.line, why: format!("{error}{behind}") }
     }
-}
-
-/// Where a member begins, at `from` or behind it.
-fn next_header(reader: &mut BufReader<File>, from: u64) -> io::Result<Option<u64>> {
-    reader.seek(SeekFrom::Start(from))?;
-    let mut at = from;
-    let mut window: Vec<u8> = Vec::new();
-    loop {
-        let bytes = reader.fill_buf()?;
-        if bytes.is_empty() {
-            return Ok(None);
-        }
-        let read = bytes.len();
-        window.extend_from_slice(bytes);
-        reader.consume(read);
-        let found = window.windows(HEADER_BYTES).position(is_header);
-        if let Some(found) = found {
-            return Ok(Some(at + found as u64));
-        }
-        let done = window.len().saturating_sub(HEADER_BYTES - 1);
-        window.drain(..done);
-        at += done as u64;
-    }
-}
-
-fn is_header(bytes: &[u8]) -> bool {
-    matches!(bytes, [0x1f, 0x8b, 8, 0, _, _, _, _, 0 | 2 | 4, _])
 }
 
 #[cfg(test)]
@@ -302,6 +294,118 @@ mod tests {
         let readable: Vec<_> = seen.iter().filter(|line| !line.starts_with('!')).collect();
         assert_eq!(readable, ["a", "b", "c", "d", "e"]);
         assert_eq!(seen.iter().filter(|line| line.starts_with('!')).count(), 2, "{seen:?}");
+    }
+
+    fn numbered(range: std::ops::Range<u32>) -> Vec<String> {
+        range
+            .map(|n| format!("{{\"sequence\":{n},\"content\":\"request {n} done in {} ms\"}}", n * 7_919 % 997))
+            .collect()
+    }
+
+    fn member_of(lines: &[String]) -> Vec<u8> {
+        member(&(lines.join("\n") + "\n"))
+    }
+
+    /// What any decoder gets out of the bytes before they end: whole lines only.
+    fn before_the_end(bytes: &[u8]) -> Vec<String> {
+        let mut text = Vec::new();
+        let _ = flate2::read::GzDecoder::new(bytes).read_to_end(&mut text);
+        let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        String::from_utf8(text[..whole].to_vec()).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    fn without_tears(seen: Vec<String>) -> Vec<String> {
+        seen.into_iter().filter(|line| !line.starts_with('!')).collect()
+    }
+
+    #[test]
+    fn wherever_a_member_is_torn_no_line_is_made_of_the_next_ones_bytes() {
+        let (first, second) = (numbered(0..60), numbered(60..90));
+        let (one, two) = (member_of(&first), member_of(&second));
+        for cut in 1..one.len() {
+            let torn = &one[..one.len() - cut];
+            let expected = [before_the_end(torn), second.clone()].concat();
+            let seen = read(&[torn, &two].concat(), 1_000);
+            assert_eq!(seen.iter().filter(|line| line.starts_with('!')).count(), 1, "cut {cut}");
+            assert_eq!(without_tears(seen), expected, "cut {cut}");
+        }
+    }
+
+    #[test]
+    fn a_member_torn_in_its_own_header_is_no_part_of_the_torn_one_before_it() {
+        let (first, second) = (numbered(0..60), numbered(60..90));
+        let (one, two) = (member_of(&first), member_of(&second));
+        for cut in [20, 33, 47, 61, 90, 130] {
+            let torn = &one[..one.len() - cut];
+            let before = before_the_end(torn);
+            for left in 2..40 {
+                for behind in [&two[..], b""] {
+                    let seen = without_tears(read(&[torn, &two[..left], behind].concat(), 1_000));
+                    assert_eq!(seen[..before.len()], before, "cut {cut}, {left} left");
+                    let rest = &seen[before.len()..];
+                    let expected = if behind.is_empty() { &[][..] } else { &second[..] };
+                    assert!(
+                        rest.ends_with(expected) && rest.len() <= expected.len() + 1,
+                        "cut {cut}, {left} left: {rest:?}"
+                    );
+                    assert!(rest.iter().all(|line| second.contains(line)), "cut {cut}, {left} left: {rest:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn zeros_of_a_power_cut_are_no_lines() {
+        let (first, second) = (numbered(0..60), numbered(60..90));
+        let (one, two) = (member_of(&first), member_of(&second));
+        for cut in (9..one.len()).step_by(3) {
+            let torn = &one[..one.len() - cut];
+            for zeros in [16, 4_096, 70_000] {
+                let seen = without_tears(read(&[torn, &vec![0; zeros], &two].concat(), 1_000));
+                assert_eq!(seen, [before_the_end(torn), second.clone()].concat(), "cut {cut}, {zeros} zeros");
+            }
+        }
+    }
+
+    #[test]
+    fn a_member_with_a_wrong_byte_gives_no_line_at_all() {
+        let (first, second) = (numbered(0..60), numbered(60..90));
+        let mut one = GzEncoder::new(Vec::new(), Compression::none());
+        one.write_all((first.join("\n") + "\n").as_bytes()).unwrap();
+        let (one, two) = (one.finish().unwrap(), member_of(&second));
+        // Behind the header and that of the one block, which is not packed: text and checksum.
+        for at in 15..one.len() {
+            let mut bytes = [&one[..], &two].concat();
+            bytes[at] ^= 1 << (at % 8);
+            let seen = read(&bytes, 10_000);
+            assert_eq!(seen[0], "!1/0", "byte {at}");
+            assert_eq!(seen[1..], second, "byte {at}");
+        }
+    }
+
+    #[test]
+    fn what_looks_like_a_header_inside_a_whole_member_ends_nothing() {
+        let inner = member("x\n");
+        let mut outer = GzEncoder::new(Vec::new(), Compression::none());
+        outer.write_all(b"before\n").unwrap();
+        outer.write_all(&inner).unwrap();
+        outer.write_all(b"\nbehind\n").unwrap();
+        let seen = read(&[outer.finish().unwrap(), member("next\n")].concat(), 1_000);
+        assert_eq!(
+            (seen[0].as_str(), &seen[seen.len() - 2..]),
+            ("before", &["behind".to_owned(), "next".to_owned()][..])
+        );
+    }
+
+    #[test]
+    fn a_member_that_carries_its_files_name_is_found_behind_a_tear() {
+        let mut named =
+            flate2::GzBuilder::new().filename("stdout.log").mtime(77).write(Vec::new(), Compression::best());
+        named.write_all(b"c\n").unwrap();
+        let mut bytes = member("a\nb\n");
+        bytes.truncate(bytes.len() - 5);
+        bytes.extend(named.finish().unwrap());
+        assert_eq!(read(&bytes, 100), ["a", "b", "!1/2", "c"]);
     }
 
     #[test]

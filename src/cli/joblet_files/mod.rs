@@ -10,9 +10,10 @@ mod kept;
 mod layout;
 mod line;
 mod members;
+mod survey;
 mod writer;
 
-pub use kept::kept;
+pub use kept::{kept, next_ordinal};
 pub use layout::{FileKind, Source, Tree};
 pub use line::Entry;
 pub use members::{Piece, Pieces};

@@ -30,6 +30,7 @@ pub enum Owner {
 /// One job's records of one batch.
 pub struct Part {
     pub owner: Owner,
+    expected: Option<u64>,
     pub records: Vec<NewOutput>,
     /// In the order of their first records, as the store cuts them, with how many there are.
     pub kinds: Vec<(OutputKind, u64)>,
@@ -46,7 +47,7 @@ pub struct Batch {
 
 impl Part {
     fn new(owner: Owner) -> Self {
-        Self { owner, records: Vec::new(), kinds: Vec::new() }
+        Self { owner, expected: None, records: Vec::new(), kinds: Vec::new() }
     }
 
     fn push(&mut self, record: NewOutput) {
@@ -62,8 +63,8 @@ impl Part {
     }
 
     pub fn into_share(self, job: JobId) -> (OutputShare, Kept) {
-        let Part { owner, records, kinds } = self;
-        (OutputShare { job, records }, Kept { owner, kinds })
+        let Part { owner, expected, records, kinds } = self;
+        (OutputShare { job, expected, records }, Kept { owner, kinds })
     }
 }
 
@@ -122,11 +123,19 @@ pub fn group(items: Vec<Item>) -> Batch {
             Item::Call(call) => {
                 batch.note(call.bytes, call.at, call.lease);
                 let parts = &mut batch.parts;
+                // What may be refused is a part of its own. What comes behind it stays behind it.
+                if call.expected.is_some() {
+                    called.remove(&call.job);
+                }
                 let place = *called.entry(call.job).or_insert_with(|| {
                     parts.push(Part::new(Owner::Calls(call.job, Vec::new())));
                     parts.len() - 1
                 });
+                if call.expected.is_some() {
+                    called.remove(&call.job);
+                }
                 let Some(part) = batch.parts.get_mut(place) else { continue };
+                part.expected = call.expected;
                 let kind = call.records.first().map_or(OutputKind::Log, |record| record.kind);
                 let before = part.count(kind);
                 if let Owner::Calls(_, waiting) = &mut part.owner {
@@ -178,7 +187,7 @@ mod tests {
             let (done, answer) = oneshot::channel();
             answers.push(answer);
             let (job, lease) = (JobId::MIN, spool.lease(1).await.unwrap());
-            items.push(Item::Call(Call { job, records, bytes: 1, at: Clock::instant(), done, lease }));
+            items.push(Item::Call(Call { job, records, expected: None, bytes: 1, at: Clock::instant(), done, lease }));
         }
         let batch = group(items);
         let sequences = |part: &Part| part.records.iter().map(|record| record.sequence).collect::<Vec<_>>();
@@ -192,5 +201,34 @@ mod tests {
             told.push(answer.await.unwrap().unwrap());
         }
         assert_eq!(told, [100, 7, 103]);
+    }
+
+    #[tokio::test]
+    async fn an_append_that_may_be_refused_takes_no_other_with_it_and_keeps_its_place() {
+        let spool = Spool::new(1_000);
+        let (mut items, mut answers) = (Vec::new(), Vec::new());
+        for (sequence, expected) in [(1, None), (2, Some(7)), (3, None), (4, None), (5, Some(9)), (6, Some(10))] {
+            let (done, answer) = oneshot::channel();
+            answers.push(answer);
+            let (job, records) = (JobId::MIN, vec![record(OutputKind::Log, sequence)]);
+            let lease = spool.lease(1).await.unwrap();
+            items.push(Item::Call(Call { job, records, expected, bytes: 1, at: Clock::instant(), done, lease }));
+        }
+        let (shares, kept): (Vec<_>, Vec<_>) =
+            group(items).parts.into_iter().map(|part| part.into_share(JobId::MIN)).unzip();
+        let seen: Vec<(Option<u64>, Vec<u64>)> = shares
+            .iter()
+            .map(|share| (share.expected, share.records.iter().map(|record| record.sequence).collect()))
+            .collect();
+        let alone = |expected, sequence| (Some(expected), vec![sequence]);
+        assert_eq!(seen, [(None, vec![1]), alone(7, 2), (None, vec![3, 4]), alone(9, 5), alone(10, 6)]);
+        let refusal = Refusal::new(crate::model::RefusalCode::IllegalState, "another");
+        let said = [Ok(6), Err(refusal.clone()), Ok(7), Ok(9), Err(refusal)];
+        kept.into_iter().zip(said).for_each(|(kept, first)| kept.answer(&[first]));
+        let mut told = Vec::new();
+        for answer in answers {
+            told.push(answer.await.unwrap().ok());
+        }
+        assert_eq!(told, [Some(6), None, Some(7), Some(8), Some(9), None]);
     }
 }

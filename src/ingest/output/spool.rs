@@ -28,6 +28,7 @@ pub struct Packet {
 pub struct Call {
     pub job: JobId,
     pub records: Vec<NewOutput>,
+    pub expected: Option<u64>,
     pub bytes: usize,
     pub at: Instant,
     pub done: oneshot::Sender<Result<u64, Refusal>>,

@@ -351,7 +351,7 @@ impl OutputWriter {
         for (place, kept) in gone {
             let Owner::Named(name) = &kept.owner else { continue };
             let (Some(job), Some(share)) = (self.names.get(name), shares.get(place)) else { continue };
-            again.push(OutputShare { job: *job, records: share.records.clone() });
+            again.push(OutputShare { job: *job, expected: None, records: share.records.clone() });
             keep.push(kept);
         }
         let shares = Arc::new(again);

@@ -218,7 +218,7 @@ async fn every_step_of_every_length_is_what_its_samples_say_sealed_or_not_late_o
                 let (kind, stream) = (OutputKind::Metric, LogStream::Stdout);
                 NewOutput { kind, stream, time_ns, sequence: sample.ordinal, label: None, data }
             });
-            let shares = [OutputShare { job: id, records: records.collect() }];
+            let shares = [OutputShare { job: id, expected: None, records: records.collect() }];
             let (tell, told) = tokio::sync::oneshot::channel();
             store.store.append_output(OutputBatch::new(&shares, 9), move |done| tell.send(done).unwrap());
             told.await.unwrap().unwrap();

@@ -45,7 +45,7 @@ impl Site {
             label: None,
             data: data.clone().into(),
         };
-        let shares = vec![OutputShare { job, records: records.iter().map(output).collect() }];
+        let shares = vec![OutputShare { job, expected: None, records: records.iter().map(output).collect() }];
         let (send, wait) = tokio::sync::oneshot::channel();
         self.opened.store.append_output(OutputBatch::new(&shares, 9), move |result| send.send(result).unwrap());
         let mut ordinal = wait.await.unwrap().unwrap().remove(0).unwrap();

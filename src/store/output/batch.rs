@@ -23,6 +23,8 @@ const LEVEL: i32 = 1;
 pub struct Piece {
     pub job: JobId,
     pub kind: OutputKind,
+    /// The ordinal that the first record must get.
+    pub expected: Option<u64>,
     pub count: u64,
     /// Bytes of the records' data.
     pub data_bytes: u64,
@@ -70,6 +72,7 @@ fn piece(share: &OutputShare, kind: OutputKind) -> Piece {
     Piece {
         job: share.job,
         kind,
+        expected: share.expected,
         count: of_kind().count() as u64,
         data_bytes: of_kind().map(|record| record.data.len() as u64).sum(),
         body: codec::encode(numbered).into(),
@@ -101,7 +104,7 @@ pub struct PieceRow {
     pub count: u64,
     #[prost(uint64, tag = "5")]
     pub body_bytes: u64,
-    /// The job was gone when the batch was committed: these records are nobody's.
+    /// When the batch was committed, the job was gone, or had other records than expected: these are nobody's.
     #[prost(bool, tag = "6")]
     pub void: bool,
     /// Bytes of the records' data.

@@ -33,7 +33,7 @@ pub use rollup::{RESOLUTIONS_S as ROLLUPS_S, Rollup, recompute as recompute_roll
 pub use sample::{sample, time_of as sample_time};
 pub use tails::{Chunk, Done, Due, Tail, Tails};
 
-pub(super) use batch::{BatchRow, Committed, FoundPiece, PieceRow, batch_keys, read_batches};
+pub(super) use batch::{BatchRow, Committed, FoundPiece, Piece, PieceRow, batch_keys, read_batches};
 pub(super) use block::{BlockRows, build as build_block, open_behind, read_block, read_head, rebuild_head};
 
 /// Values longer than this are cut into rows of this size: the journal's audit reads rows whole.

@@ -38,7 +38,7 @@ async fn append_some(store: &Store, counts: &[[u64; 3]], jobs: &[JobId], expecte
             expected.bytes += (0..count).map(|n| n % 7).sum::<u64>();
             records.extend((0..count).map(|n| record(kind, n)));
         }
-        shares.push(OutputShare { job: *job, records });
+        shares.push(OutputShare { job: *job, expected: None, records });
     }
     assert_eq!(append(store, shares).await, firsts);
 }
@@ -123,7 +123,7 @@ async fn a_job_is_not_seen_to_lose_output_while_its_row_is_written() {
     });
     for n in 0..150 {
         let records = (0..20).map(|n| record(OutputKind::Log, n)).collect();
-        append(&opened.store, vec![OutputShare { job, records }]).await;
+        append(&opened.store, vec![OutputShare { job, expected: None, records }]).await;
         if n % 2 == 0 {
             tokio::task::block_in_place(|| opened.store.seal_now(&[job], Duration::from_secs(60)));
         }

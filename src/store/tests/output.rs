@@ -58,7 +58,8 @@ async fn output_of_two_jobs_and_their_own_lines_are_one_sequence_each_through_se
     assert_eq!(named(&opened.store, "a", 3).await, a);
     let mut next = 0;
     for round in 0..60u64 {
-        let records = |job| OutputShare { job, records: (0..20).map(|n| line(round * 20 + n)).collect() };
+        let records =
+            |job| OutputShare { job, expected: None, records: (0..20).map(|n| line(round * 20 + n)).collect() };
         let firsts = append(&opened.store, vec![records(a), records(b)]).await;
         assert_eq!(firsts, [Ok(next), Ok(next)]);
         next += 20;
@@ -90,11 +91,34 @@ async fn output_of_a_job_that_is_gone_is_refused_and_the_others_stands() {
     let dir = tempfile::tempdir().unwrap();
     let opened = open_small(dir.path());
     let a = named(&opened.store, "a", 1).await;
-    let shares = [JobId::from_bytes([9; 16]), a].map(|job| OutputShare { job, records: vec![line(1)] });
+    let shares = [JobId::from_bytes([9; 16]), a].map(|job| OutputShare { job, expected: None, records: vec![line(1)] });
     let firsts = append(&opened.store, shares.to_vec()).await;
     assert_eq!(firsts[0].as_ref().unwrap_err().code, RefusalCode::NotFound);
     assert_eq!(firsts[1], Ok(0));
     assert_eq!(whole(&opened.reader, a), [0]);
+}
+
+#[tokio::test]
+async fn output_for_another_place_than_the_next_is_refused_and_stays_so_through_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = open_small(dir.path());
+    let (a, b) = (named(&opened.store, "a", 1).await, named(&opened.store, "b", 2).await);
+    let share = |job, expected, n| OutputShare { job, expected, records: vec![line(n), line(n + 1)] };
+    let shares =
+        vec![share(a, Some(0), 1), share(a, Some(0), 1), share(b, None, 1), share(a, Some(2), 3), share(b, Some(7), 3)];
+    let firsts = append(&opened.store, shares).await;
+    let codes: Vec<_> = firsts.iter().map(|first| first.as_ref().map_err(|refusal| refusal.code).copied()).collect();
+    let refused = Err(RefusalCode::IllegalState);
+    assert_eq!(codes, [Ok(0), refused, Ok(0), Ok(2), refused]);
+    let why = firsts[4].as_ref().unwrap_err().to_string();
+    assert!(why.contains("number 2, not 7"), "{why}");
+    let alone = append(&opened.store, vec![share(a, Some(3), 5)]).await;
+    assert_eq!(alone[0].as_ref().unwrap_err().code, RefusalCode::IllegalState);
+    drop(opened);
+    let opened = open_small(dir.path());
+    assert_eq!(whole(&opened.reader, a), [0, 1, 2, 3]);
+    assert_eq!(whole(&opened.reader, b), [0, 1]);
+    assert_eq!(append(&opened.store, vec![share(a, Some(4), 5)]).await, [Ok(4)]);
 }
 
 /// The data of all records of a job, in order, with their ordinals.
@@ -134,10 +158,14 @@ async fn a_restart_after_any_number_of_appends_loses_and_doubles_nothing() {
             for (at, job) in jobs.iter().enumerate() {
                 // Jobs of different speed, so that batches are needed by some and not by others.
                 let count = [40, 9, u64::from(append_n == 0)][at];
-                shares.push(OutputShare { job: *job, records: (0..count).map(|n| line(written[at] + n)).collect() });
+                shares.push(OutputShare {
+                    job: *job,
+                    expected: None,
+                    records: (0..count).map(|n| line(written[at] + n)).collect(),
+                });
                 written[at] += count;
             }
-            shares.push(OutputShare { job: JobId::from_bytes([9; 16]), records: vec![line(0)] });
+            shares.push(OutputShare { job: JobId::from_bytes([9; 16]), expected: None, records: vec![line(0)] });
             append(&opened.store, shares).await;
         }
         if round % 8 == 7 {
@@ -196,7 +224,7 @@ async fn readers_see_each_record_once_and_in_order_while_it_is_appended_and_seal
                 while next < LINES {
                     let count = (1 + next % 70).min(LINES - next);
                     let records = (next..next + count).map(line).collect();
-                    assert_eq!(append(&store, vec![OutputShare { job, records }]).await, [Ok(next)]);
+                    assert_eq!(append(&store, vec![OutputShare { job, expected: None, records }]).await, [Ok(next)]);
                     next += count;
                 }
             })
@@ -227,7 +255,7 @@ async fn a_record_larger_than_a_row_and_any_bytes_come_back_as_they_were() {
     let datas = [noise(900_000), noise(900_000), noise(9 << 20), bytes::Bytes::new(), noise(64)];
     for data in &datas {
         let record = NewOutput { data: data.clone(), ..line(0) };
-        append(&opened.store, vec![OutputShare { job: a, records: vec![record] }]).await;
+        append(&opened.store, vec![OutputShare { job: a, expected: None, records: vec![record] }]).await;
     }
     for _ in 0..2 {
         let got = texts(&opened.reader, a, OutputKind::Log);
@@ -253,7 +281,7 @@ async fn blocks_end_where_lines_end_so_that_a_search_reads_one() {
             data: bytes::Bytes::copy_from_slice(data),
             ..line(0)
         });
-        append(&opened.store, vec![OutputShare { job: a, records: pieces.collect() }]).await;
+        append(&opened.store, vec![OutputShare { job: a, expected: None, records: pieces.collect() }]).await;
     }
     sealed(&opened, 10, a).await;
     let heads = opened.reader.heads_of(a, OutputKind::Log, 0, 1_000).unwrap();
@@ -283,7 +311,7 @@ async fn service_logs_cost_nineteen_bytes_a_line_and_a_word_that_is_not_there_le
             NewOutput { stream: LogStream::Stdout, time_ns, data: data.into(), ..super::output::line(0) }
         };
         let records = (0..LINES / 6).map(|_| line()).collect();
-        append(&opened.store, vec![OutputShare { job: a, records }]).await;
+        append(&opened.store, vec![OutputShare { job: a, expected: None, records }]).await;
     }
     assert!((115..127).contains(&(bytes / LINES)), "{bytes}");
     let expected = texts(&opened.reader, a, OutputKind::Log);
@@ -305,8 +333,11 @@ async fn a_lost_head_is_named_by_the_check_and_made_anew_by_salvage() {
     let opened = open_small(dir.path());
     let a = named(&opened.store, "a", 1).await;
     for round in 0..40u64 {
-        append(&opened.store, vec![OutputShare { job: a, records: (0..20).map(|n| line(round * 20 + n)).collect() }])
-            .await;
+        append(
+            &opened.store,
+            vec![OutputShare { job: a, expected: None, records: (0..20).map(|n| line(round * 20 + n)).collect() }],
+        )
+        .await;
     }
     sealed(&opened, 4, a).await;
     let before = texts(&opened.reader, a, OutputKind::Log);

@@ -9,7 +9,7 @@ fn line(n: u64, kind: OutputKind) -> NewOutput {
 }
 
 fn share(job: JobId, kind: OutputKind, records: std::ops::Range<u64>) -> OutputShare {
-    OutputShare { job, records: records.map(|n| line(n, kind)).collect() }
+    OutputShare { job, expected: None, records: records.map(|n| line(n, kind)).collect() }
 }
 
 async fn end(store: &Store, job: JobId) {
@@ -153,7 +153,7 @@ async fn a_turned_journal_and_a_compaction_lose_nothing_and_give_the_space_back(
     let mut noise = || -> Vec<u8> { (0..8_000).map(|_| rng.u8(..)).collect() };
     for n in 0..200 {
         let mut noisy = || NewOutput { data: noise().into(), ..line(n, OutputKind::Log) };
-        let mut records = |job| OutputShare { job, records: (0..8).map(|_| noisy()).collect() };
+        let mut records = |job| OutputShare { job, expected: None, records: (0..8).map(|_| noisy()).collect() };
         let shares = if n % 20 == 0 { vec![records(a), records(b)] } else { vec![records(a)] };
         append(&opened.store, shares).await;
     }
@@ -182,7 +182,7 @@ async fn space_that_a_slow_reader_holds_is_told_and_comes_back_when_the_reader_i
     for n in 0..100 {
         let data: Vec<u8> = (0..40_000).map(|_| rng.u8(..)).collect();
         let records = vec![NewOutput { data: data.into(), ..line(n, OutputKind::Log) }];
-        append(&opened.store, vec![OutputShare { job: a, records }]).await;
+        append(&opened.store, vec![OutputShare { job: a, expected: None, records }]).await;
     }
     seal(&opened, &[a]);
     end(&opened.store, a).await;
