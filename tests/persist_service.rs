@@ -48,6 +48,10 @@ fn of(job: &str) -> pp::QueryLogsRequest {
     pp::QueryLogsRequest { job_uuid: job.to_owned(), ..Default::default() }
 }
 
+fn query(job: &str) -> pb::QueryLogsRequest {
+    pb::QueryLogsRequest { job_id: job.to_owned(), ..Default::default() }
+}
+
 fn numbers(lines: &[pp::LogLine]) -> Vec<u64> {
     lines.iter().map(|line| line.sequence).collect()
 }
@@ -140,6 +144,44 @@ async fn a_follow_joins_history_and_live_and_is_resumed_where_it_broke_off() {
     assert_eq!(in_time("history", stream.try_next()).await.unwrap().unwrap().sequence, 899);
     host.client().await.update_job_status(ended).await.unwrap();
     assert_eq!(in_time("the end", stream.try_next()).await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follow_of_a_deleted_job_does_not_wait_in_silence_beside_a_new_one_of_its_name() {
+    let mut host = Host::start(small_blocks).await;
+    let client = host.client().await;
+    append(&client.persist(), "again", (0..200).map(piece).collect()).await;
+    let delete = pp::DeleteJobRequest { job_uuid: "again".into(), ..Default::default() };
+    let deleted = client.persist().delete_job(delete).await.unwrap();
+    assert!(deleted.success, "{deleted:?}");
+    append(&client.persist(), "again", (0..100).map(piece).collect()).await;
+    // What was seen is durable: who saw it is never refused, over a restart either.
+    for restarted in [false, true] {
+        if restarted {
+            host.restart().await;
+        }
+        let client = host.client().await;
+        let follow = |from_offset| pp::QueryLogsRequest { follow: true, from_offset, ..of("again") };
+        let refused = client.persist().query_logs(follow(200)).await;
+        let refused = match refused {
+            Ok(mut stream) => in_time("the refusal", stream.try_next()).await.unwrap_err(),
+            Err(refused) => refused,
+        };
+        assert_eq!(refused.code(), "OUT_OF_RANGE");
+        let told = refused.to_string();
+        let end = 100 + u64::from(restarted);
+        assert!(told.contains("offset 200 ") && told.contains(&format!("job again, which is {end}:")), "{told}");
+        let follow = |offset| pb::QueryLogsRequest { follow: true, offset, ..query("again") };
+        let mut stream = client.query_logs(follow(200)).await.unwrap();
+        assert_eq!(in_time("the refusal", stream.try_next()).await.unwrap_err().code(), "OUT_OF_RANGE");
+
+        let mut ours = client.query_logs(follow(end)).await.unwrap();
+        let follow = pp::QueryLogsRequest { follow: true, from_offset: end, ..of("again") };
+        let mut theirs = client.persist().query_logs(follow).await.unwrap();
+        append(&client.persist(), "again", vec![piece(0)]).await;
+        assert_eq!(in_time("what comes", ours.try_next()).await.unwrap().unwrap().records[0].offset, end);
+        assert_eq!(in_time("what comes", theirs.try_next()).await.unwrap().unwrap().offset, end);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

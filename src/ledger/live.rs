@@ -196,6 +196,11 @@ pub fn follow<S: Source>(
         Ok(filter) => Arc::new(filter),
         Err(refusal) => return stream::iter([Err(refusal)]).boxed(),
     };
+    if query.tail == 0
+        && let Err(refusal) = begin(&source, id, query.offset)
+    {
+        return stream::iter([Err(refusal)]).boxed();
+    }
     let wake = source.wake(id);
     let start = Following {
         source,
@@ -219,6 +224,15 @@ pub fn follow<S: Source>(
         }
     })
     .boxed()
+}
+
+/// What a reader has seen is counted, over restarts as well: only a position that this job never had is refused.
+fn begin<S: Source>(source: &S, id: JobId, offset: u64) -> Result<(), Refusal> {
+    if offset == 0 {
+        return Ok(());
+    }
+    let job = find(source, id)?;
+    if offset > job.log_count { Err(super::behind_the_end(&job, offset, job.log_count)) } else { Ok(()) }
 }
 
 async fn next_page<S: Source>(state: &mut Following<S>) -> Result<Option<LogPage>, Refusal> {

@@ -140,6 +140,19 @@ async fn a_follow_of_a_job_that_ended_ends() {
 }
 
 #[tokio::test]
+async fn a_follow_from_another_life_of_a_name_is_refused_and_one_from_the_end_is_not() {
+    let fake = Fake::new(100, &[]);
+    let query = |offset| LogQuery { offset, ..all_levels() };
+    let refused = follow(fake.clone(), ID, query(101), Followers::new()).next().await.unwrap().unwrap_err();
+    assert_eq!(refused.code, RefusalCode::OutOfRange);
+    assert!(refused.message.contains("offset 101 ") && refused.message.contains("is 100:"), "{refused}");
+    fake.change(Append(2));
+    fake.change(End);
+    assert_eq!(offsets(fake.clone(), query(100)).await, [100, 101]);
+    assert!(offsets(fake, query(102)).await.is_empty());
+}
+
+#[tokio::test]
 async fn a_line_that_is_counted_before_it_can_be_read_is_not_passed_over() {
     let fake = Fake::new(10, &[]);
     fake.world.lock().unwrap().visible = 8;
