@@ -185,6 +185,28 @@ async fn a_follow_of_a_deleted_job_does_not_wait_in_silence_beside_a_new_one_of_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_reads_a_named_job_is_told_by_its_name_that_it_runs_or_is_gone() {
+    let host = Host::start(|_| {}).await;
+    let client = host.client().await;
+    append(&client.persist(), "nightly", vec![piece(0)]).await;
+    let running = pb::DeleteJobRequest { job_id: "nightly".into(), ..Default::default() };
+    let refused = client.delete_job(running).await.unwrap_err();
+    assert_eq!(refused.to_string(), "ILLEGAL_STATE: job nightly has not ended; cancel it first");
+    let mut logs = client.query_logs(pb::QueryLogsRequest { follow: true, ..query("nightly") }).await.unwrap();
+    in_time("history", logs.try_next()).await.unwrap().unwrap();
+    let watch = pb::WatchJobRequest { job_id: "nightly".into(), ..Default::default() };
+    let mut jobs = client.watch_job(watch).await.unwrap();
+    in_time("the job", jobs.try_next()).await.unwrap().unwrap();
+    let delete = pp::DeleteJobRequest { job_uuid: "nightly".into(), ..Default::default() };
+    assert!(client.persist().delete_job(delete).await.unwrap().success);
+    let logs_ended = in_time("the end of the log", logs.try_collect::<Vec<_>>()).await.unwrap_err();
+    let watch_ended = in_time("the end of the watch", jobs.try_collect::<Vec<_>>()).await.unwrap_err();
+    for ended in [logs_ended, watch_ended] {
+        assert_eq!(ended.to_string(), "NOT_FOUND: job nightly does not exist");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn large_binary_pieces_come_back_whole() {
     let host = Host::start(|_| {}).await;
     let persist = host.client().await.persist();

@@ -322,7 +322,7 @@ fn behind_the_end(job: &Job, from: u64, end: u64) -> Refusal {
     Refusal::new(RefusalCode::OutOfRange, message).with_job(id)
 }
 
-fn no_job(id: JobId) -> Refusal {
+fn no_job(id: impl std::fmt::Display) -> Refusal {
     Refusal::not_found(format!("job {id}")).with_job(id)
 }
 

@@ -40,7 +40,7 @@ pub fn append(tx: &mut Tx<'_>, number: u64, batch: OutputBatch) -> Result<Vec<Re
             chunks.push((piece.job, piece.kind, Chunk { batch: number, first, count: piece.count, body: piece.body }));
             firsts.push(Ok(first));
         } else {
-            firsts.push(Err(Refusal::not_found(format!("job {}", piece.job)).with_job(piece.job)));
+            firsts.push(Err(tx.no_job(piece.job)));
         }
         rows.push(row);
     }

@@ -250,7 +250,14 @@ impl<'a> Tx<'a> {
 
     /// NOT_FOUND when there is none.
     pub fn job_or_refuse(&self, id: JobId) -> Result<JobRow, Refusal> {
-        self.staying_job(id)?.ok_or_else(|| Refusal::not_found(format!("job {id}")).with_job(id))
+        self.staying_job(id)?.ok_or_else(|| self.no_job(id))
+    }
+
+    /// The row of a job that is being deleted still tells its name.
+    pub fn no_job(&self, id: JobId) -> Refusal {
+        let row = self.job(id).ok().flatten();
+        let shown = row.map_or_else(|| id.to_string(), |row| row.shown(id));
+        Refusal::not_found(format!("job {shown}")).with_job(shown)
     }
 
     /// Writes a changed job: one revision further, its watchers woken.
