@@ -321,11 +321,17 @@ async fn events_are_answered_in_the_numbers_of_the_service_they_are_asked_of() {
     let records = vec![
         typed(6, 1, socket.encode_to_vec()),
         typed(3, 2, exec.encode_to_vec()),
-        typed(3, 3, vec![0xff]),
+        // Its fourth field is no number: known only to who reads it.
+        typed(3, 3, vec![0x22, 1, b'x']),
         typed(3, 4, exec.encode_to_vec()),
         typed(99, 5, vec![1]),
     ];
     append(&persist, "seen", records).await;
+    let garbage = vec![typed(3, 6, exec.encode_to_vec()), typed(3, 7, vec![0xff])];
+    let request = pp::AppendRecordsRequest { job_uuid: "seen".into(), create: false, records: garbage };
+    let refused = persist.append_records(request).await.unwrap_err();
+    assert_eq!(refused.code(), "INVALID_PAYLOAD");
+    assert!(refused.to_string().contains("records[1].data"), "{refused}");
     let ask = pp::QueryTelemetryRequest { job_uuid: "seen".into(), ..Default::default() };
     let sockets: Vec<_> = persist.query_socket_data_events(ask.clone()).await.unwrap().try_collect().await.unwrap();
     assert_eq!((sockets[0].bytes, sockets[0].protocol.as_str(), sockets[0].dst_port), (77, "tcp", 443));
