@@ -125,6 +125,12 @@ async fn a_file_that_says_something_impossible_is_refused_with_its_line() {
     }
     let missing = in_time("the exit", installed.command().arg("-config=nowhere.yml").output()).await.unwrap();
     assert_eq!(missing.status.code(), Some(78), "whoever names a file means it");
+    // Although the installation has one, which would be found by itself.
+    let mut named = installed.command();
+    named.env("JOBLET_CONFIG_PATH", installed.at("nowhere.yml"));
+    let missing = in_time("the exit", named.output()).await.unwrap();
+    assert_eq!(missing.status.code(), Some(78));
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("nowhere.yml"), "{missing:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

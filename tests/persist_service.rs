@@ -48,6 +48,10 @@ fn of(job: &str) -> pp::QueryLogsRequest {
     pp::QueryLogsRequest { job_uuid: job.to_owned(), ..Default::default() }
 }
 
+fn query(job: &str) -> pb::QueryLogsRequest {
+    pb::QueryLogsRequest { job_id: job.to_owned(), ..Default::default() }
+}
+
 fn numbers(lines: &[pp::LogLine]) -> Vec<u64> {
     lines.iter().map(|line| line.sequence).collect()
 }
@@ -140,6 +144,66 @@ async fn a_follow_joins_history_and_live_and_is_resumed_where_it_broke_off() {
     assert_eq!(in_time("history", stream.try_next()).await.unwrap().unwrap().sequence, 899);
     host.client().await.update_job_status(ended).await.unwrap();
     assert_eq!(in_time("the end", stream.try_next()).await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follow_of_a_deleted_job_does_not_wait_in_silence_beside_a_new_one_of_its_name() {
+    let mut host = Host::start(small_blocks).await;
+    let client = host.client().await;
+    append(&client.persist(), "again", (0..200).map(piece).collect()).await;
+    let delete = pp::DeleteJobRequest { job_uuid: "again".into(), ..Default::default() };
+    let deleted = client.persist().delete_job(delete).await.unwrap();
+    assert!(deleted.success, "{deleted:?}");
+    append(&client.persist(), "again", (0..100).map(piece).collect()).await;
+    // What was seen is durable: who saw it is never refused, over a restart either.
+    for restarted in [false, true] {
+        if restarted {
+            host.restart().await;
+        }
+        let client = host.client().await;
+        let follow = |from_offset| pp::QueryLogsRequest { follow: true, from_offset, ..of("again") };
+        let refused = client.persist().query_logs(follow(200)).await;
+        let refused = match refused {
+            Ok(mut stream) => in_time("the refusal", stream.try_next()).await.unwrap_err(),
+            Err(refused) => refused,
+        };
+        assert_eq!(refused.code(), "OUT_OF_RANGE");
+        let told = refused.to_string();
+        let end = 100 + u64::from(restarted);
+        assert!(told.contains("offset 200 ") && told.contains(&format!("job again, which is {end}:")), "{told}");
+        let follow = |offset| pb::QueryLogsRequest { follow: true, offset, ..query("again") };
+        let mut stream = client.query_logs(follow(200)).await.unwrap();
+        assert_eq!(in_time("the refusal", stream.try_next()).await.unwrap_err().code(), "OUT_OF_RANGE");
+
+        let mut ours = client.query_logs(follow(end)).await.unwrap();
+        let follow = pp::QueryLogsRequest { follow: true, from_offset: end, ..of("again") };
+        let mut theirs = client.persist().query_logs(follow).await.unwrap();
+        append(&client.persist(), "again", vec![piece(0)]).await;
+        assert_eq!(in_time("what comes", ours.try_next()).await.unwrap().unwrap().records[0].offset, end);
+        assert_eq!(in_time("what comes", theirs.try_next()).await.unwrap().unwrap().offset, end);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_reads_a_named_job_is_told_by_its_name_that_it_runs_or_is_gone() {
+    let host = Host::start(|_| {}).await;
+    let client = host.client().await;
+    append(&client.persist(), "nightly", vec![piece(0)]).await;
+    let running = pb::DeleteJobRequest { job_id: "nightly".into(), ..Default::default() };
+    let refused = client.delete_job(running).await.unwrap_err();
+    assert_eq!(refused.to_string(), "ILLEGAL_STATE: job nightly has not ended; cancel it first");
+    let mut logs = client.query_logs(pb::QueryLogsRequest { follow: true, ..query("nightly") }).await.unwrap();
+    in_time("history", logs.try_next()).await.unwrap().unwrap();
+    let watch = pb::WatchJobRequest { job_id: "nightly".into(), ..Default::default() };
+    let mut jobs = client.watch_job(watch).await.unwrap();
+    in_time("the job", jobs.try_next()).await.unwrap().unwrap();
+    let delete = pp::DeleteJobRequest { job_uuid: "nightly".into(), ..Default::default() };
+    assert!(client.persist().delete_job(delete).await.unwrap().success);
+    let logs_ended = in_time("the end of the log", logs.try_collect::<Vec<_>>()).await.unwrap_err();
+    let watch_ended = in_time("the end of the watch", jobs.try_collect::<Vec<_>>()).await.unwrap_err();
+    for ended in [logs_ended, watch_ended] {
+        assert_eq!(ended.to_string(), "NOT_FOUND: job nightly does not exist");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -257,11 +321,18 @@ async fn events_are_answered_in_the_numbers_of_the_service_they_are_asked_of() {
     let records = vec![
         typed(6, 1, socket.encode_to_vec()),
         typed(3, 2, exec.encode_to_vec()),
-        typed(3, 3, vec![0xff]),
+        // Its fourth field is no number: known only to who reads it.
+        typed(3, 3, vec![0x22, 1, b'x']),
         typed(3, 4, exec.encode_to_vec()),
         typed(99, 5, vec![1]),
     ];
     append(&persist, "seen", records).await;
+    let garbage = vec![typed(3, 6, exec.encode_to_vec()), typed(3, 7, vec![0xff])];
+    let request =
+        pp::AppendRecordsRequest { job_uuid: "seen".into(), create: false, records: garbage, ..Default::default() };
+    let refused = persist.append_records(request).await.unwrap_err();
+    assert_eq!(refused.code(), "INVALID_PAYLOAD");
+    assert!(refused.to_string().contains("records[1].data"), "{refused}");
     let ask = pp::QueryTelemetryRequest { job_uuid: "seen".into(), ..Default::default() };
     let sockets: Vec<_> = persist.query_socket_data_events(ask.clone()).await.unwrap().try_collect().await.unwrap();
     assert_eq!((sockets[0].bytes, sockets[0].protocol.as_str(), sockets[0].dst_port), (77, "tcp", 443));

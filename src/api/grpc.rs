@@ -113,10 +113,12 @@ async fn serve<L: Accept>(gate: Gate<L>, api: Api, options: &Options, stop: Canc
     }
 }
 
-/// tonic answers a message beyond the limit with OUT_OF_RANGE, a code we never use, and without our details.
+/// tonic answers a message beyond the limit with OUT_OF_RANGE and without our details; what we refuse so has them.
 fn in_our_words(response: http::Response<Body>) -> http::Response<Body> {
     match Status::from_header_map(response.headers()) {
-        Some(status) if status.code() == Code::OutOfRange => errors::status(&too_large(&status)).into_http(),
+        Some(status) if status.code() == Code::OutOfRange && status.details().is_empty() => {
+            errors::status(&too_large(&status)).into_http()
+        }
         Some(_) | None => response,
     }
 }
@@ -157,6 +159,7 @@ fn routes(api: Api, options: &Options, stop: CancellationToken) -> Result<Routes
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Refusal, RefusalCode};
 
     #[test]
     fn a_message_beyond_the_limit_is_refused_with_the_documented_code() {
@@ -165,6 +168,8 @@ mod tests {
         assert_eq!(told.code(), Code::ResourceExhausted);
         let kept = Status::not_found("x").into_http();
         assert_eq!(Status::from_header_map(in_our_words(kept).headers()).unwrap().code(), Code::NotFound);
+        let ours = errors::status(&Refusal::new(RefusalCode::OutOfRange, "behind the end")).into_http();
+        assert_eq!(Status::from_header_map(in_our_words(ours).headers()).unwrap().code(), Code::OutOfRange);
     }
 
     #[test]

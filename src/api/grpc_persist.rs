@@ -178,6 +178,9 @@ impl Door {
         query.stream = convert::stream_in(request.stream);
         query.look_for(&request.text, &request.regex, request.ignore_case)?;
         let Some(job) = job else { return Ok(None) };
+        if request.follow {
+            self.api.ledger.begin(&job, OutputKind::Log, request.from_offset)?;
+        }
         let both = query.stream.is_none();
         let mut part = Part::new(request.limit, request.offset);
         let tail = u64::from(request.tail);

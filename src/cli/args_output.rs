@@ -18,7 +18,7 @@ pub struct Logs {
     /// Of the job's own lines: this level and above.
     #[arg(long, value_enum, default_value_t)]
     pub level: LevelArg,
-    /// Start with the last N records.
+    /// Start with the last N records, at most 1000.
     #[arg(long, value_name = "N")]
     pub tail: Option<u32>,
     /// Only what is not older than this, for example 90s, 15m, 12h, 7d.
@@ -126,9 +126,16 @@ pub struct Import {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
+    use clap::{CommandFactory as _, Parser as _};
 
     use crate::cli::args::Cli;
+
+    #[test]
+    fn the_help_says_how_many_records_a_tail_has_at_most() {
+        let mut command = Cli::command();
+        let logs = command.find_subcommand_mut("logs").unwrap();
+        assert!(logs.render_long_help().to_string().contains("at most 1000"));
+    }
 
     #[test]
     fn an_export_says_of_which_jobs() {

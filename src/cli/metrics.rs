@@ -10,6 +10,11 @@ use super::out::{Out, table};
 use super::{connect, now_ms, wire, words};
 
 const CHART_COLUMNS: usize = 32;
+/// A chart of fewer says nothing.
+const CHART_COLUMNS_MIN: usize = 8;
+const HEADER: [&str; 5] = ["series", "avg", "min", "max", "last"];
+/// Between two columns, as `out::table` has it.
+const GAP: usize = 2;
 /// Points of each series in one answer.
 const PAGE: u32 = 5_000;
 
@@ -53,22 +58,38 @@ pub async fn run(global: &Global, args: Metrics, out: Out) -> Result {
 fn print(rows: &[Row], step_ms: i64, out: Out) -> Result {
     let spans = rows.iter().filter_map(|row| row.course.span());
     let Some((from, until)) = spans.reduce(|one, other| (one.0.min(other.0), one.1.max(other.1))) else {
-        return out.line("no samples");
+        return out.line(if rows.is_empty() { "no samples" } else { "no rates: they need two samples" });
     };
-    let mut lines = table(["series", "avg", "min", "max", "last", "course"]);
-    for row in rows {
-        let avg = if row.samples > 0.0 { row.sum / row.samples } else { 0.0 };
-        let chart = row.course.chart(from, until, CHART_COLUMNS);
-        let values = [avg, row.min, row.max, row.last].map(|value| row.show(value));
-        let [avg, min, max, last] = values;
-        lines.add_row([row.name.clone(), avg, min, max, last, chart]);
+    let cells: Vec<[String; 5]> = rows.iter().map(Row::cells).collect();
+    let [series, avg, min, max, last] = HEADER;
+    let mut lines = table(HEADER);
+    let charted = chart_columns(lines.width(), &cells);
+    if charted.is_some() {
+        lines = table([series, avg, min, max, last, "course"]);
+    }
+    for (row, cells) in rows.iter().zip(cells) {
+        let chart = charted.map(|columns| row.course.chart(from, until, columns));
+        lines.add_row(cells.into_iter().chain(chart));
     }
     out.table(&lines)?;
     let (steps, length) = (words::time(from), words::duration(until.saturating_sub(from).unsigned_abs()));
     out.line(format_args!("{steps} and {length} on, in steps of {}", words::duration(step_ms.unsigned_abs())))
 }
 
-/// A series over everything that was asked for.
+/// What a terminal of this width has left for the chart. None: too little.
+fn chart_columns(width: Option<u16>, cells: &[[String; 5]]) -> Option<usize> {
+    let Some(width) = width else { return Some(CHART_COLUMNS) };
+    let header = HEADER.map(str::to_owned);
+    let widest = |at: usize| {
+        let column = cells.iter().chain([&header]).filter_map(|row| row.get(at));
+        column.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let others: usize = (0..HEADER.len()).map(|at| widest(at) + GAP).sum();
+    let left = usize::from(width).saturating_sub(others);
+    (left >= CHART_COLUMNS_MIN).then_some(left.min(CHART_COLUMNS))
+}
+
+/// A series over everything that was asked for. What was not measured is no number.
 struct Row {
     name: String,
     unit: String,
@@ -91,7 +112,7 @@ impl Row {
             samples: 0.0,
             min: f64::INFINITY,
             max: f64::NEG_INFINITY,
-            last: 0.0,
+            last: f64::NAN,
             course: Course::default(),
         }
     }
@@ -112,18 +133,29 @@ impl Row {
         self.last = last.unwrap_or(self.last);
     }
 
+    fn cells(&self) -> [String; 5] {
+        let avg = if self.samples > 0.0 { self.sum / self.samples } else { f64::NAN };
+        let [avg, min, max, last] = [avg, self.min, self.max, self.last].map(|value| self.show(value));
+        [self.name.clone(), avg, min, max, last]
+    }
+
     fn show(&self, value: f64) -> String {
         if !value.is_finite() {
             return "-".to_owned();
         }
         let per = if self.counter { "/s" } else { "" };
         match self.unit.as_str() {
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "sizes are not negative, and what is cut off is less than a byte"
-            )]
-            "bytes" => format!("{}{per}", words::bytes(value.round() as u64)),
+            "bytes" => {
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "not negative; what is cut off is less than a byte"
+                )]
+                let whole = value.abs().round() as u64;
+                // Nothing keeps a sender from a negative one.
+                let sign = if value < 0.0 && whole > 0 { "-" } else { "" };
+                format!("{sign}{}{per}", words::bytes(whole))
+            }
             "ratio" => format!("{:.1} %", value * 100.0),
             "operations" | "packets" => format!("{value:.1}{per}"),
             _ => format!("{value:.2}{per}"),
@@ -152,5 +184,32 @@ mod tests {
             ("512 B".into(), "5.0 KiB".into(), "5.0 KiB".into())
         );
         assert_eq!(row.show(f64::NEG_INFINITY), "-");
+        assert_eq!(row.show(-1536.0), "-1.5 KiB", "what was sent is shown");
+        assert_eq!(row.show(-0.4), "0 B");
+    }
+
+    #[test]
+    fn a_rate_that_nobody_could_measure_is_not_shown_as_nothing() {
+        let series = wire::MetricSeries {
+            name: "net_rx_bytes".into(),
+            unit: "bytes".into(),
+            counter: true,
+            ..Default::default()
+        };
+        let mut row = Row::new(&series);
+        row.add(&wire::MetricPoint { time_ms: 0, last: Some(7.0), count: 1, ..Default::default() });
+        assert_eq!(row.cells(), ["net_rx_bytes", "-", "-", "-", "-"]);
+    }
+
+    #[test]
+    fn the_table_fits_the_terminal() {
+        let row = ["disk_write_bytes", "1023.9 KiB/s", "0 B/s", "1023.9 KiB/s", "0 B/s"].map(str::to_owned);
+        // The other columns take 18 + 14 + 7 + 14 + 7.
+        for (width, columns) in
+            [(200, Some(32)), (92, Some(32)), (91, Some(31)), (80, Some(20)), (68, Some(8)), (67, None)]
+        {
+            assert_eq!(chart_columns(Some(width), std::slice::from_ref(&row)), columns, "{width}");
+        }
+        assert_eq!(chart_columns(None, &[row]), Some(CHART_COLUMNS), "a file or a pipe has no width");
     }
 }

@@ -60,11 +60,7 @@ fn version() -> String {
 }
 
 pub async fn run(file: Option<PathBuf>) -> Result {
-    let file = match file {
-        // Whoever names a file means it.
-        Some(named) => Some(named),
-        None => places().into_iter().find(|place| place.is_file()),
-    };
+    let file = chosen(file, std::env::var_os("JOBLET_CONFIG_PATH"), &places());
     let joblet::Loaded { config, warnings } =
         joblet::load(file.as_deref(), std::env::vars_os()).map_err(connect::bad_config)?;
     crate::telemetry::init(&config.log).map_err(|message| Failure::new(Exit::Config, message))?;
@@ -90,12 +86,16 @@ pub async fn run(file: Option<PathBuf>) -> Result {
     .await
 }
 
+/// The file of the flag, or that of the variable: whoever names a file means it, and one that is missing is an error. Only without either
+/// the first of `places` where there is one.
+fn chosen(flag: Option<PathBuf>, variable: Option<OsString>, places: &[PathBuf]) -> Option<PathBuf> {
+    let named = flag.or_else(|| variable.filter(|path| !path.is_empty()).map(PathBuf::from));
+    named.or_else(|| places.iter().find(|place| place.is_file()).cloned())
+}
+
 /// Where joblet and its installation have it, in this order.
 fn places() -> Vec<PathBuf> {
     let mut places = Vec::new();
-    if let Some(named) = std::env::var_os("JOBLET_CONFIG_PATH").filter(|path| !path.is_empty()) {
-        places.push(PathBuf::from(named));
-    }
     // A link has been put where the original stood: its folder counts, not that of the file it leads to.
     let called = std::env::args_os().next().map(PathBuf::from).filter(|path| path.components().count() > 1);
     if let Some(folder) = called.or_else(|| std::env::current_exe().ok()).as_deref().and_then(Path::parent) {
@@ -125,6 +125,22 @@ mod tests {
         assert_eq!(asked("fetchbox serve"), None);
         assert_eq!(asked("fetchbox"), None);
         assert_eq!(asked("/srv/persist/fetchbox jobs"), None);
+    }
+
+    #[test]
+    fn a_file_that_the_environment_names_is_not_passed_over_when_it_is_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let there = dir.path().join("joblet-config.yml");
+        std::fs::write(&there, "persist: {}\n").unwrap();
+        let places = [dir.path().join("no"), there.clone()];
+        let missing = PathBuf::from("/nowhere/joblet-config.yml");
+        let variable = || Some(missing.clone().into_os_string());
+        assert_eq!(chosen(None, variable(), &places), Some(missing.clone()));
+        assert_eq!(chosen(Some("/flag".into()), variable(), &places), Some("/flag".into()));
+        for unset in [None, Some(OsString::new())] {
+            assert_eq!(chosen(None, unset, &places), Some(there.clone()));
+        }
+        assert_eq!(chosen(None, None, &places[..1]), None);
     }
 
     #[test]

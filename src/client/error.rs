@@ -119,6 +119,7 @@ fn code_of(code: &str) -> Code {
         "NOT_FOUND" => Code::NotFound,
         "ALREADY_EXISTS" => Code::AlreadyExists,
         "ILLEGAL_STATE" => Code::FailedPrecondition,
+        "OUT_OF_RANGE" => Code::OutOfRange,
         "STALE_REVISION" => Code::Aborted,
         "DATA_LOSS" => Code::DataLoss,
         "UNAVAILABLE" | "DRAINING" => Code::Unavailable,

@@ -6,10 +6,12 @@
 //! named where they stand in our section. A value that cannot be what its key says is an error, with its line.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_yaml::Value;
 
 use super::problem::{Invalid, Problem};
@@ -96,8 +98,31 @@ struct Folder {
 struct Retention {
     logs_days: Option<u32>,
     metrics_days: Option<u32>,
-    cleanup_schedule: Option<String>,
+    cleanup_schedule: Option<Cron>,
     archive_before_delete: Option<bool>,
+}
+
+/// Looked at while it is read, so that a wrong one is told with its line.
+#[derive(Clone)]
+struct Cron(String);
+
+impl<'de> Deserialize<'de> for Cron {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Cron;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("five fields as cron has them")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Cron, E> {
+                retention::check_schedule(text).map_err(E::custom)?;
+                Ok(Cron(text.to_owned()))
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -260,11 +285,7 @@ fn told(
         let message = "nothing is archived before it is deleted: `fetchbox export` writes joblet's files at any time";
         warnings.push(Problem::at("persist.retention.archive_before_delete", message));
     }
-    let kept = kept(&ages, config.retention.clone());
-    match kept.check() {
-        Ok(()) => config.retention = kept,
-        Err(why) => problems.push(Problem::at("persist.retention.cleanup_schedule", why)),
-    }
+    config.retention = kept(&ages, config.retention.clone());
     if let Some(compression) = compression.or(storage.compression) {
         packed(&compression, warnings);
     }
@@ -286,7 +307,7 @@ fn kept(ages: &Retention, defaults: retention::Options) -> retention::Options {
     let metrics_days = ages.metrics_days.unwrap_or(30);
     // What is left of a job goes when the last of its parts may.
     let jobs_days = if logs_days == 0 || metrics_days == 0 { 0 } else { logs_days.max(metrics_days) };
-    let schedule = ages.cleanup_schedule.clone().unwrap_or_else(|| "0 2 * * *".to_owned());
+    let schedule = ages.cleanup_schedule.as_ref().map_or("0 2 * * *", |cron| &cron.0).to_owned();
     retention::Options { jobs_days, logs_days, metrics_days, events_days: logs_days, schedule, ..defaults }
 }
 
@@ -425,13 +446,16 @@ persist:
             ("persist:\n  ipc:\n    max_message_size: lots\n", ":3:"),
             ("persist:\n  retention:\n    logs_days: -1\n", ":3:"),
             ("persist:\n  storage:\n    local:\n      logs: 7\n", ":4:"),
+            ("persist:\n  retention:\n    logs_days: 7\n    cleanup_schedule: often\n", ":4:23"),
+            ("storage:\n  type: local\nretention: {cleanup_schedule: 60 * * * *}\n", ":3:31"),
             ("persist: [\n", ":"),
         ] {
             let told = load_text(text).unwrap_err().to_string();
             assert!(told.contains(&format!("joblet-config.yml{line}")), "{told}");
         }
-        let wrong = "persist: {retention: {cleanup_schedule: often}}\n";
-        assert!(load_text(wrong).unwrap_err().to_string().contains("persist.retention.cleanup_schedule"));
+        let wrong = load_text("persist: {retention: {cleanup_schedule: often}}\n").unwrap_err().to_string();
+        assert!(wrong.contains("persist.retention.cleanup_schedule: \"often\" has 1 fields"), "{wrong}");
+        assert!(!wrong.contains("retention.schedule"), "one key, the file's own: {wrong}");
         assert!(load_text("logging: {level: loud}\n").unwrap_err().to_string().contains("loud"));
         assert!(load(Some(Path::new("/nowhere/joblet-config.yml")), []).unwrap_err().to_string().contains("/nowhere"));
     }

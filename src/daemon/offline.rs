@@ -52,11 +52,12 @@ fn claim_existing(data_dir: &Path) -> Result<DataDir, StartError> {
 impl From<CheckReport> for Report {
     fn from(report: CheckReport) -> Self {
         let ok = report.is_clean();
-        let CheckReport { sequence, jobs, tasks_open, dead_letters, log_records, problems, problem_count, .. } = report;
+        let CheckReport { sequence, jobs, tasks_open, dead_letters, problems, problem_count, .. } = report;
+        let (log_records, output_records) = (report.log_records, report.output_records);
         let verdict = if ok { "everything holds".to_owned() } else { format!("{problem_count} problems") };
         let summary = format!(
             "{verdict}: {jobs} jobs, {tasks_open} open tasks, {dead_letters} dead letters, {log_records} log lines, \
-             group {sequence}"
+             {output_records} records of output, group {sequence}"
         );
         let mut findings = problems;
         let untold = problem_count.saturating_sub(findings.len() as u64);

@@ -307,6 +307,7 @@ fn is_busy(refusal: &Refusal) -> bool {
         | RefusalCode::NotFound
         | RefusalCode::AlreadyExists
         | RefusalCode::IllegalState
+        | RefusalCode::OutOfRange
         | RefusalCode::Stale
         | RefusalCode::DataLoss
         | RefusalCode::Unavailable

@@ -137,9 +137,9 @@ pub fn check_update(update: &StatusUpdate) -> Result<(), Refusal> {
 pub fn legal(mut update: StatusUpdate, job: &Job) -> Result<StatusUpdate, Refusal> {
     if let Some(expected) = update.expected_revision.filter(|expected| *expected != job.revision) {
         let message = format!("the job is at revision {}, not {expected}", job.revision);
-        return Err(Refusal::new(RefusalCode::Stale, message).with_job(job.id));
+        return Err(Refusal::new(RefusalCode::Stale, message).with_job(job.public_id()));
     }
-    let illegal = |message: String| Err(Refusal::new(RefusalCode::IllegalState, message).with_job(job.id));
+    let illegal = |message: String| Err(Refusal::new(RefusalCode::IllegalState, message).with_job(job.public_id()));
     match update.state {
         Some(state) if job.external && !job.state.may_become(state) => {
             illegal(format!("a job that is {} cannot become {}", job.state.name(), state.name()))

@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use super::logs::{self, Budget, Filter, Kept, Records};
 use super::scan::page_rows;
 use super::tail::TailSearch;
-use super::{LogPage, LogQuery};
+use super::{LogPage, LogQuery, behind_the_end, no_job};
 use crate::model::{Job, JobId, LogRecord, Refusal, RefusalCode};
 use crate::store::{JobWatch, Reader};
 
@@ -77,12 +77,19 @@ impl StoreWake {
 }
 
 fn find<S: Source>(source: &S, id: JobId) -> Result<Job, Refusal> {
-    source.job(id)?.ok_or_else(|| Refusal::not_found(format!("job {id}")).with_job(id))
+    source.job(id)?.ok_or_else(|| no_job(id))
+}
+
+/// A job that goes while it streams is told by the id under which its reader knows it.
+fn told(refusal: Refusal, shown: &str) -> Refusal {
+    if refusal.code == RefusalCode::NotFound { no_job(shown) } else { refusal }
 }
 
 struct Watching<S: Source> {
     source: S,
     id: JobId,
+    /// The id that clients see.
+    shown: String,
     after: u64,
     wake: S::Wake,
 }
@@ -90,7 +97,11 @@ struct Watching<S: Source> {
 /// Snapshots with a revision above `after`, each above the one before; ends after a terminal one.
 pub fn watch<S: Source>(source: S, id: JobId, after: u64) -> BoxStream<'static, Result<Job, Refusal>> {
     let wake = source.wake(id);
-    let start = Watching { source, id, after, wake };
+    let shown = match find(&source, id) {
+        Ok(job) => job.public_id(),
+        Err(refusal) => return stream::iter([Err(refusal)]).boxed(),
+    };
+    let start = Watching { source, id, shown, after, wake };
     stream::unfold(Some(start), async |state| {
         let mut state = state?;
         match next_snapshot(&mut state).await {
@@ -99,7 +110,7 @@ pub fn watch<S: Source>(source: S, id: JobId, after: u64) -> BoxStream<'static, 
                 let rest = if job.state.is_terminal() { None } else { Some(state) };
                 Some((Ok(job), rest))
             }
-            Err(refusal) => Some((Err(refusal), None)),
+            Err(refusal) => Some((Err(told(refusal, &state.shown)), None)),
         }
     })
     .boxed()
@@ -161,6 +172,8 @@ impl Drop for Seat {
 struct Following<S: Source> {
     source: S,
     id: JobId,
+    /// The id that clients see.
+    shown: String,
     filter: Arc<Filter>,
     limit: usize,
     /// Until it is found where the tail begins.
@@ -197,14 +210,20 @@ pub fn follow<S: Source>(
         Ok(filter) => Arc::new(filter),
         Err(refusal) => return stream::iter([Err(refusal)]).boxed(),
     };
+    let next = if query.tail > 0 { 0 } else { query.offset };
+    let shown = match begin(&source, id, next) {
+        Ok(job) => job.public_id(),
+        Err(refusal) => return stream::iter([Err(refusal)]).boxed(),
+    };
     let wake = source.wake(id);
     let start = Following {
         source,
         id,
+        shown,
         filter,
         limit: page_rows(query.limit),
         tail: (query.tail > 0).then(|| TailSearch::new(query.tail)),
-        next: if query.tail > 0 { 0 } else { query.offset },
+        next,
         ahead: VecDeque::new(),
         reached: Reached::Middle,
         skipped: 0,
@@ -216,10 +235,16 @@ pub fn follow<S: Source>(
         match next_page(&mut state).await {
             Ok(None) => None,
             Ok(Some(page)) => Some((Ok(page), Some(state))),
-            Err(refusal) => Some((Err(refusal), None)),
+            Err(refusal) => Some((Err(told(refusal, &state.shown)), None)),
         }
     })
     .boxed()
+}
+
+/// What a reader has seen is counted, over restarts as well: only a position that this job never had is refused.
+fn begin<S: Source>(source: &S, id: JobId, offset: u64) -> Result<Job, Refusal> {
+    let job = find(source, id)?;
+    if offset > job.log_count { Err(behind_the_end(&job, offset, job.log_count)) } else { Ok(job) }
 }
 
 async fn next_page<S: Source>(state: &mut Following<S>) -> Result<Option<LogPage>, Refusal> {

@@ -33,7 +33,7 @@ pub use tail::Tail;
 
 use crate::model::{
     Controls, DeadLetter, DeadLetterId, DeadLetterSelector, Failure, Job, JobId, JobState, JobType, LogLevel,
-    LogRecord, LogStream, Manifest, Refusal, Task, Tenant,
+    LogRecord, LogStream, Manifest, Refusal, RefusalCode, Task, Tenant,
 };
 use crate::store::{Counters, Reader, Sizes};
 
@@ -257,7 +257,7 @@ impl Ledger {
     }
 
     /// History, then live, without gap or duplicate; ends when the job is terminal and everything was sent. A page without
-    /// records only tells how far it is.
+    /// records only tells how far it is. OUT_OF_RANGE when it would begin behind the end.
     pub fn follow(&self, id: JobId, query: LogQuery) -> BoxStream<'static, Result<LogPage, Refusal>> {
         live::follow(self.reader.clone(), id, query, Arc::clone(&self.followers))
     }
@@ -320,7 +320,15 @@ impl Ledger {
     }
 }
 
-fn no_job(id: JobId) -> Refusal {
+/// Who waited there would miss what the job has from its beginning on: the position is that of another job, which had the name before.
+fn behind_the_end(job: &Job, from: u64, end: u64) -> Refusal {
+    let id = job.public_id();
+    let message =
+        format!("offset {from} is behind the end of job {id}, which is {end}: it is not the job this was read from");
+    Refusal::new(RefusalCode::OutOfRange, message).with_job(id)
+}
+
+fn no_job(id: impl std::fmt::Display) -> Refusal {
     Refusal::not_found(format!("job {id}")).with_job(id)
 }
 

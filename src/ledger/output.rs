@@ -88,6 +88,20 @@ impl Ledger {
         Ok(OutputPage { records, next: slice.next.max(from), end: slice.end || slice.next >= until })
     }
 
+    /// Refuses a follow that would begin behind the end of what the job has.
+    pub fn begin(&self, job: &Job, kind: OutputKind, from: u64) -> Result<(), Refusal> {
+        if from <= job.records_of(kind) {
+            return Ok(());
+        }
+        // A record can be read a moment before it is counted, and who has read it may ask for the next one. The tail first: what goes
+        // from it until the job is read is counted.
+        let tail_end = self.reader.tail(job.id, kind).chunks().last().map_or(0, |chunk| chunk.end());
+        // Deleted meanwhile: the follow itself finds that out.
+        let Some(job) = self.reader.job(job.id)? else { return Ok(()) };
+        let end = job.records_of(kind).max(tail_end);
+        if from > end { Err(super::behind_the_end(&job, from, end)) } else { Ok(()) }
+    }
+
     /// Where the last `count` records below `until` begin that the query keeps.
     pub fn output_tail(&self, id: JobId, query: &OutputQuery, until: u64, count: u64) -> Result<u64, Refusal> {
         let tail = self.reader.tail(id, query.kind);

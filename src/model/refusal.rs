@@ -16,6 +16,8 @@ pub enum RefusalCode {
     NotFound,
     AlreadyExists,
     IllegalState,
+    /// A follow would begin behind the job's end.
+    OutOfRange,
     /// The revision or epoch the caller saw is not the present one.
     Stale,
     DataLoss,
@@ -29,7 +31,7 @@ pub enum RefusalCode {
 }
 
 impl RefusalCode {
-    pub const ALL: [RefusalCode; 16] = [
+    pub const ALL: [RefusalCode; 17] = [
         RefusalCode::InvalidPayload,
         RefusalCode::Unauthorized,
         RefusalCode::UnsupportedJobType,
@@ -39,6 +41,7 @@ impl RefusalCode {
         RefusalCode::NotFound,
         RefusalCode::AlreadyExists,
         RefusalCode::IllegalState,
+        RefusalCode::OutOfRange,
         RefusalCode::Stale,
         RefusalCode::DataLoss,
         RefusalCode::Unavailable,
@@ -60,6 +63,7 @@ impl RefusalCode {
             RefusalCode::NotFound => "NOT_FOUND",
             RefusalCode::AlreadyExists => "ALREADY_EXISTS",
             RefusalCode::IllegalState => "ILLEGAL_STATE",
+            RefusalCode::OutOfRange => "OUT_OF_RANGE",
             RefusalCode::Stale => "STALE_REVISION",
             RefusalCode::DataLoss => "DATA_LOSS",
             RefusalCode::Unavailable => "UNAVAILABLE",
@@ -85,6 +89,7 @@ impl RefusalCode {
             | RefusalCode::NotFound
             | RefusalCode::AlreadyExists
             | RefusalCode::IllegalState
+            | RefusalCode::OutOfRange
             | RefusalCode::Stale
             | RefusalCode::DataLoss
             | RefusalCode::Unimplemented

@@ -115,12 +115,21 @@ impl Options {
     }
 
     fn cron(&self) -> Result<Option<Schedule>, String> {
-        (!self.schedule.trim().is_empty()).then(|| Schedule::parse(&self.schedule)).transpose()
+        cron(&self.schedule)
     }
 
     fn rows(&self) -> usize {
         self.batch.clamp(1, Self::BATCH_MAX) as usize
     }
+}
+
+/// What is wrong with a schedule, in words. An empty one is none.
+pub fn check_schedule(text: &str) -> Result<(), String> {
+    cron(text).map(drop)
+}
+
+fn cron(text: &str) -> Result<Option<Schedule>, String> {
+    (!text.trim().is_empty()).then(|| Schedule::parse(text)).transpose()
 }
 
 /// Clonable handle.

@@ -2,6 +2,8 @@
 //!
 //! Owns: both requests' rules. Must not know: ages, schedules.
 
+use std::fmt::Display;
+
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use crate::model::{DeadLetter, DeadLetterId, DeadLetterSelector, JobId, Refusal, RefusalCode, TaskIndex, TaskState};
@@ -17,8 +19,9 @@ const OBJECTS_AT_ONCE: usize = 8;
 /// were deleted. After an error the job is still there and the same call goes on where it stopped.
 pub async fn job<W: World>(world: &W, id: JobId, objects_too: bool, rows: usize) -> Result<u32, Refusal> {
     let job = world.job(id)?.ok_or_else(|| no_job(id))?;
+    let shown = job.public_id();
     if !job.state.is_terminal() {
-        return Err(still_active(id));
+        return Err(still_active(shown));
     }
     let mut objects = 0;
     if objects_too {
@@ -42,7 +45,7 @@ pub async fn job<W: World>(world: &W, id: JobId, objects_too: bool, rows: usize)
     }
     if world.prune(vec![Prune::Job(id)]).await? == 0 {
         // Deleted or retried by somebody else meanwhile.
-        return Err(if world.job(id)?.is_some() { still_active(id) } else { no_job(id) });
+        return Err(if world.job(id)?.is_some() { still_active(shown) } else { no_job(shown) });
     }
     Ok(objects)
 }
@@ -50,18 +53,20 @@ pub async fn job<W: World>(world: &W, id: JobId, objects_too: bool, rows: usize)
 /// Deletes a job that another program named with everything of it, whatever its state. What arrives for it from the first group on makes
 /// a new job of that name. After an error the same call goes on where it stopped.
 pub async fn named<W: World>(world: &W, id: JobId) -> Result<(), Refusal> {
+    let shown = world.job(id)?.map_or_else(|| id.to_string(), |job| job.public_id());
     if world.prune(vec![Prune::Named(id)]).await? == 0 {
         // Gone meanwhile, or nobody has named it.
-        return Err(if world.job(id)?.is_some() { still_active(id) } else { no_job(id) });
+        return Err(if world.job(id)?.is_some() { still_active(shown) } else { no_job(shown) });
     }
     Ok(())
 }
 
-fn no_job(id: JobId) -> Refusal {
+/// By the id that clients see, where it is known.
+fn no_job(id: impl Display) -> Refusal {
     Refusal::not_found(format!("job {id}")).with_job(id)
 }
 
-fn still_active(id: JobId) -> Refusal {
+fn still_active(id: impl Display) -> Refusal {
     Refusal::new(RefusalCode::IllegalState, format!("job {id} has not ended; cancel it first")).with_job(id)
 }
 
@@ -197,6 +202,9 @@ mod tests {
         let mut theirs = job_at(JobState::InProgress, 10, 0);
         theirs.name = crate::model::JobName::parse("theirs");
         let (theirs, ours) = (fake.add(theirs), fake.add(job_at(JobState::InProgress, 11, 0)));
+        let refused = job(&fake, theirs, false, 10).await.unwrap_err();
+        assert_eq!(refused.message, "job theirs has not ended; cancel it first");
+        assert_eq!(refused.job_id, "theirs");
         named(&fake, theirs).await.unwrap();
         assert_eq!(named(&fake, theirs).await.unwrap_err().code, RefusalCode::NotFound);
         assert_eq!(named(&fake, ours).await.unwrap_err().code, RefusalCode::IllegalState);

@@ -31,11 +31,11 @@ pub fn append(tx: &mut Tx<'_>, number: u64, batch: OutputBatch) -> Result<Vec<Re
             void: true,
         };
         let counts = tx.counts(piece.job)?;
-        let first = counts.ok_or_else(|| Refusal::not_found(format!("job {}", piece.job)).with_job(piece.job));
+        let first = counts.ok_or_else(|| tx.no_job(piece.job));
         firsts.push(first.and_then(|mut counts| {
             let first = counts.end(piece.kind);
             if piece.expected.is_some_and(|expected| expected != first) {
-                return Err(not_expected(&piece, first));
+                return Err(not_expected(&piece, first).with_job(tx.shown(piece.job)));
             }
             counts.add(piece.kind, first + piece.count, piece.data_bytes, now_ms);
             // Output is not a change of the job: its row stays, and the batch says what came.
@@ -64,7 +64,7 @@ pub fn append(tx: &mut Tx<'_>, number: u64, batch: OutputBatch) -> Result<Vec<Re
 fn not_expected(piece: &Piece, first: u64) -> Refusal {
     let expected = piece.expected.unwrap_or_default();
     let message = format!("the next {} record is number {first}, not {expected}", piece.kind.name());
-    Refusal::new(RefusalCode::IllegalState, message).with_job(piece.job)
+    Refusal::new(RefusalCode::IllegalState, message)
 }
 
 /// A job to be made if nobody has this name yet.

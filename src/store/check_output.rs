@@ -110,6 +110,7 @@ impl OutputWalk {
         // What the filter says is another version's to choose; that it never says no to what is there is not.
         found.filter = head.filter.clone();
         found.stored_bytes = head.stored_bytes;
+        report.output_records += records.len() as u64;
         if found != head {
             report.problem(format!("the head of {name} does not say what the block holds"));
         }
@@ -186,6 +187,12 @@ impl OutputWalk {
             report.problem(format!("output: {}", refusal.message));
         }
         for (place, chunks) in open {
+            // A batch stays for those of its chunks that are not sealed: the others are in blocks, or were deleted.
+            let sealed_end =
+                self.held.get(&place).and_then(|held| held.last()).map_or(0, |(_, last)| last.saturating_add(1));
+            let from = self.jobs.get(&place.0).map_or(0, |said| said.kept_from(place.1)).max(sealed_end);
+            let left = chunks.iter().map(|(first, last)| last.saturating_add(1).saturating_sub(from.max(*first)));
+            report.output_records += left.sum::<u64>();
             self.held.entry(place).or_default().extend(chunks);
         }
         for ((job, kind), held) in &self.held {

@@ -13,17 +13,19 @@ pub fn update_status(tx: &mut Tx<'_>, change: StatusChange) -> Result<Job, Refus
     let id = change.job;
     let mut job = tx.job_or_refuse(id)?;
     if let Some(expected) = change.expected_revision.filter(|expected| *expected != job.revision) {
-        let message = format!("job {id} is at revision {}, not {expected}", job.revision);
-        return Err(Refusal::new(RefusalCode::Stale, message).with_job(id));
+        let shown = job.shown(id);
+        let message = format!("job {shown} is at revision {}, not {expected}", job.revision);
+        return Err(Refusal::new(RefusalCode::Stale, message).with_job(shown));
     }
     let present = job.job_state()?;
     if let Some(next) = change.state.filter(|next| *next != present) {
-        let illegal = |message: String| Err(Refusal::new(RefusalCode::IllegalState, message).with_job(id));
+        let shown = job.shown(id);
+        let illegal = |message: String| Err(Refusal::new(RefusalCode::IllegalState, message).with_job(&shown));
         if !job.external {
-            return illegal(format!("job {id} has resources: its state follows from them"));
+            return illegal(format!("job {shown} has resources: its state follows from them"));
         }
         if !present.may_become(next) {
-            return illegal(format!("job {id} is {} and cannot become {}", present.name(), next.name()));
+            return illegal(format!("job {shown} is {} and cannot become {}", present.name(), next.name()));
         }
         if next.is_terminal() {
             end_job(tx, id, &mut job, next, change.now_ms)?;

@@ -13,7 +13,10 @@ pub struct CheckReport {
     pub jobs: u64,
     pub tasks_open: u64,
     pub dead_letters: u64,
+    /// The jobs' own lines.
     pub log_records: u64,
+    /// What jobs put out, of every kind, sealed or not.
+    pub output_records: u64,
     /// Empty: everything holds. The first hundred.
     pub problems: Vec<String>,
     pub problem_count: u64,

@@ -250,7 +250,17 @@ impl<'a> Tx<'a> {
 
     /// NOT_FOUND when there is none.
     pub fn job_or_refuse(&self, id: JobId) -> Result<JobRow, Refusal> {
-        self.staying_job(id)?.ok_or_else(|| Refusal::not_found(format!("job {id}")).with_job(id))
+        self.staying_job(id)?.ok_or_else(|| self.no_job(id))
+    }
+
+    /// The id that clients see. The row of a job that is being deleted still tells it.
+    pub fn shown(&self, id: JobId) -> String {
+        self.job(id).ok().flatten().map_or_else(|| id.to_string(), |row| row.shown(id))
+    }
+
+    pub fn no_job(&self, id: JobId) -> Refusal {
+        let shown = self.shown(id);
+        Refusal::not_found(format!("job {shown}")).with_job(shown)
     }
 
     /// Writes a changed job: one revision further, its watchers woken.

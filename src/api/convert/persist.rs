@@ -5,6 +5,7 @@
 use bytes::Bytes;
 use prost::Message;
 
+use crate::api::joblet::message;
 use crate::ledger::{MetricPage, OutputQuery};
 use crate::model::series::{Series, Values};
 use crate::model::{Job, LogStream, NewOutput, OutputKind, OutputRecord, Refusal};
@@ -163,15 +164,6 @@ fn set(data: &mut pp::MetricData, series: Series, value: f64) {
     }
 }
 
-/// What all records but logs begin with.
-#[derive(Clone, PartialEq, Message)]
-struct Head {
-    #[prost(int64, tag = "2")]
-    timestamp: i64,
-    #[prost(uint64, tag = "3")]
-    sequence: u64,
-}
-
 pub(crate) fn new_outputs(job: &str, records: Vec<pp::OutputRecord>) -> Result<Vec<NewOutput>, Refusal> {
     if records.len() > APPEND_MAX {
         return Err(Refusal::invalid("records", format!("at most {APPEND_MAX}, these are {}", records.len())));
@@ -202,11 +194,19 @@ fn new_output_of(job: &str, at: usize, record: pp::OutputRecord) -> Result<NewOu
             };
             envelope.encode_to_vec().into()
         }
-        _ => {
-            if time_ns == 0
-                && let Ok(head) = Head::decode(record.data.as_slice())
-            {
-                (time_ns, sequence) = (head.timestamp, head.sequence);
+        OutputKind::Metric
+        | OutputKind::Exec
+        | OutputKind::Connect
+        | OutputKind::Accept
+        | OutputKind::SocketData
+        | OutputKind::Mmap
+        | OutputKind::Mprotect
+        | OutputKind::File => {
+            // Nobody could read it, here as little as from the socket.
+            let wrong = || Refusal::invalid(format!("records[{at}].data"), format!("is no {} message", kind.name()));
+            let stamp = message::stamp(kind, &record.data).ok_or_else(wrong)?;
+            if time_ns == 0 {
+                (time_ns, sequence) = (stamp.time_ns.unwrap_or(0), stamp.sequence.unwrap_or(0));
             }
             record.data.into()
         }
@@ -264,6 +264,19 @@ mod tests {
             Some(pp::MetricData::default())
         );
         assert_eq!(metric("job", record(OutputKind::Metric, vec![0xff])), None);
+    }
+
+    #[test]
+    fn a_record_that_could_never_be_read_is_not_acknowledged() {
+        let good = ipc::ExecEvent { timestamp: 4, sequence: 5, ..Default::default() }.encode_to_vec();
+        let good = pp::OutputRecord { r#type: 3, data: good, ..Default::default() };
+        let taken = new_output_of("job", 0, good.clone()).unwrap();
+        assert_eq!((taken.kind, taken.time_ns, taken.sequence), (OutputKind::Exec, 4, 5));
+        for number in 2..=9 {
+            let bad = pp::OutputRecord { r#type: number, data: vec![0xff], ..Default::default() };
+            let refused = new_outputs("job", vec![good.clone(), bad]).unwrap_err();
+            assert_eq!(refused.violations[0].path, "records[1].data", "{number}: {refused}");
+        }
     }
 
     #[test]

@@ -95,17 +95,18 @@ pub fn read(body: &Bytes) -> Result<Message, Unreadable> {
         OutputKind::Log => log(&mut message).ok_or(Unreadable::Data)?,
         // Of a type we do not know: whole, so that a later version can read it.
         OutputKind::Other => message.data = body.clone(),
-        OutputKind::Metric => {
-            ipc::Metric::decode(message.data.as_ref()).map_err(|_| Unreadable::Data)?;
-            inner(&mut message).ok_or(Unreadable::Data)?;
-        }
-        OutputKind::Exec
+        OutputKind::Metric
+        | OutputKind::Exec
         | OutputKind::Connect
         | OutputKind::Accept
         | OutputKind::SocketData
         | OutputKind::Mmap
         | OutputKind::Mprotect
-        | OutputKind::File => inner(&mut message).ok_or(Unreadable::Data)?,
+        | OutputKind::File => {
+            let stamp = stamp(message.kind, &message.data).ok_or(Unreadable::Data)?;
+            message.time_ns = stamp.time_ns.unwrap_or(message.time_ns);
+            message.sequence = stamp.sequence.unwrap_or(message.sequence);
+        }
     }
     Ok(message)
 }
@@ -153,19 +154,30 @@ fn log(message: &mut Message) -> Option<()> {
     Some(())
 }
 
-/// Time and sequence of all other kinds, and that their data is a message at all.
-fn inner(message: &mut Message) -> Option<()> {
-    let mut fields = Fields { bytes: &message.data, at: 0 };
+/// What a metric or an event says of itself; None: nothing, or 0.
+#[derive(Debug, Default, PartialEq)]
+pub struct Stamp {
+    pub time_ns: Option<i64>,
+    pub sequence: Option<u64>,
+}
+
+/// Time and sequence in the data of a metric or an event. None: it is no such message, and is taken by no door.
+pub fn stamp(kind: OutputKind, data: &[u8]) -> Option<Stamp> {
+    if kind == OutputKind::Metric {
+        ipc::Metric::decode(data).ok()?;
+    }
+    let mut fields = Fields { bytes: data, at: 0 };
+    let mut stamp = Stamp::default();
     while let Some((field, value)) = fields.next()? {
         match (field, value) {
-            (2, Value::Number(value)) if value != 0 => message.time_ns = value.cast_signed(),
-            (3, Value::Number(value)) if value != 0 => message.sequence = value,
+            (2, Value::Number(value)) if value != 0 => stamp.time_ns = Some(value.cast_signed()),
+            (3, Value::Number(value)) if value != 0 => stamp.sequence = Some(value),
             (2 | 3, Value::Number(_)) => {}
             (2 | 3, _) => return None,
             _ => {}
         }
     }
-    Some(())
+    Some(stamp)
 }
 
 #[cfg(test)]

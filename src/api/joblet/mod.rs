@@ -7,7 +7,7 @@
 
 mod connection;
 mod input;
-mod message;
+pub(super) mod message;
 
 use std::future::Future;
 use std::sync::Arc;

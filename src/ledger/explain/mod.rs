@@ -88,7 +88,8 @@ pub fn resource(reader: &Reader, job: &Job, resource_id: &str, present: &Present
         }
         found.is_none()
     })?;
-    let missing = || Refusal::not_found(format!("resource {resource_id:?} of job {}", job.id)).with_job(job.id);
+    let shown = job.public_id();
+    let missing = || Refusal::not_found(format!("resource {resource_id:?} of job {shown}")).with_job(&shown);
     of_task(reader, job, found.ok_or_else(missing)?, present)
 }
 

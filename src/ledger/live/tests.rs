@@ -140,6 +140,19 @@ async fn a_follow_of_a_job_that_ended_ends() {
 }
 
 #[tokio::test]
+async fn a_follow_from_another_life_of_a_name_is_refused_and_one_from_the_end_is_not() {
+    let fake = Fake::new(100, &[]);
+    let query = |offset| LogQuery { offset, ..all_levels() };
+    let refused = follow(fake.clone(), ID, query(101), Followers::new()).next().await.unwrap().unwrap_err();
+    assert_eq!(refused.code, RefusalCode::OutOfRange);
+    assert!(refused.message.contains("offset 101 ") && refused.message.contains("is 100:"), "{refused}");
+    fake.change(Append(2));
+    fake.change(End);
+    assert_eq!(offsets(fake.clone(), query(100)).await, [100, 101]);
+    assert!(offsets(fake, query(102)).await.is_empty());
+}
+
+#[tokio::test]
 async fn a_line_that_is_counted_before_it_can_be_read_is_not_passed_over() {
     let fake = Fake::new(10, &[]);
     fake.world.lock().unwrap().visible = 8;
@@ -177,9 +190,9 @@ async fn a_follow_with_a_filter_or_with_deleted_lines_ends_as_well() {
 
 #[tokio::test]
 async fn a_follow_from_the_tail_goes_on_where_the_tail_ended() {
-    let fake = Fake::new(500, &[Append(1), Append(4), End]);
+    let fake = Fake::new(500, &[Touch, Append(1), Append(4), End]);
     let got = offsets(fake, LogQuery { tail: 3, ..all_levels() }).await;
-    // The first read of the job saw 500 lines, the log then already had 501.
+    // The read of the job before its log saw 500 lines, the log then already had 501.
     assert!(got.starts_with(&[497, 498, 499]) || got.starts_with(&[498, 499, 500]), "{got:?}");
     assert_eq!(*got.last().unwrap(), 504);
     assert!(got.windows(2).all(|pair| pair[1] == pair[0] + 1), "{got:?}");
@@ -194,11 +207,18 @@ async fn a_long_search_tells_how_far_it_is() {
 }
 
 #[tokio::test]
-async fn a_deleted_job_ends_its_streams_with_not_found() {
-    let pages: Vec<_> = follow(Fake::new(1, &[Touch, Delete]), ID, all_levels(), Followers::new()).collect().await;
-    assert_eq!(pages.last().unwrap().as_ref().unwrap_err().code, RefusalCode::NotFound);
-    let jobs: Vec<_> = watch(Fake::new(1, &[Touch, Delete]), ID, 0).collect().await;
-    assert_eq!(jobs.last().unwrap().as_ref().unwrap_err().code, RefusalCode::NotFound);
+async fn a_deleted_job_ends_its_streams_with_not_found_under_its_name() {
+    let fake = || {
+        let fake = Fake::new(1, &[Touch, Touch, Delete]);
+        fake.world.lock().unwrap().job.as_mut().unwrap().name = crate::model::JobName::parse("nightly");
+        fake
+    };
+    let pages: Vec<_> = follow(fake(), ID, all_levels(), Followers::new()).collect().await;
+    let jobs: Vec<_> = watch(fake(), ID, 0).collect().await;
+    for ended in [pages.last().unwrap().as_ref().unwrap_err(), jobs.last().unwrap().as_ref().unwrap_err()] {
+        assert_eq!(ended.code, RefusalCode::NotFound);
+        assert_eq!((ended.message.as_str(), ended.job_id.as_str()), ("job nightly does not exist", "nightly"));
+    }
 }
 
 #[tokio::test]

@@ -15,8 +15,9 @@ pub fn cancel(tx: &mut Tx<'_>, id: JobId, reason: &str, now_ms: i64) -> Result<C
         return Ok(Canceled { job: job.into_job(id)?, running: Vec::new() });
     }
     if state.is_terminal() {
-        let message = format!("job {id} has already ended as {}", state.name());
-        return Err(Refusal::new(RefusalCode::IllegalState, message).with_job(id));
+        let shown = job.shown(id);
+        let message = format!("job {shown} has already ended as {}", state.name());
+        return Err(Refusal::new(RefusalCode::IllegalState, message).with_job(shown));
     }
     job.cancel_requested = true;
     let running = if job.external { Vec::new() } else { cancel_tasks(tx, id, &mut job, now_ms)? };

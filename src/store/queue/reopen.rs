@@ -15,7 +15,9 @@ use crate::store::{FreshJob, NewJob, Replayed};
 pub fn retry(tx: &mut Tx<'_>, id: JobId, names: &[String], now_ms: i64) -> Result<(Job, u32), Refusal> {
     let mut job = tx.job_or_refuse(id)?;
     if job.external {
-        return Err(Refusal::new(RefusalCode::IllegalState, "an external job has nothing to retry").with_job(id));
+        return Err(
+            Refusal::new(RefusalCode::IllegalState, "an external job has nothing to retry").with_job(job.shown(id))
+        );
     }
     let spec = spec_of(tx, id, &job)?;
     let mut unknown: Vec<&String> = names.iter().collect();

@@ -95,6 +95,11 @@ pub struct JobRow {
 }
 
 impl JobRow {
+    /// The id that clients see, as [`Job::public_id`].
+    pub fn shown(&self, id: JobId) -> String {
+        if self.name.is_empty() { id.to_string() } else { self.name.clone() }
+    }
+
     /// Behind the last ordinal given.
     pub fn records_of(&self, kind: OutputKind) -> u64 {
         if kind == OutputKind::Log {

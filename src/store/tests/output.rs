@@ -179,6 +179,7 @@ async fn a_restart_after_any_number_of_appends_loses_and_doubles_nothing() {
         drop(opened);
         let report = check(dir.path()).unwrap();
         assert!(report.is_clean(), "round {round}: {:?}", report.problems);
+        assert_eq!(report.output_records, written.iter().sum::<u64>(), "round {round}: sealed or not, each once");
     }
 }
 
