@@ -23,6 +23,7 @@ mod metrics;
 mod output_in;
 mod output_kept;
 mod output_query;
+mod persist_append;
 mod persist_mode;
 mod persist_service;
 mod polite;
