@@ -3,8 +3,10 @@
 //! Owns: cutting what is large while it is compressed, so that no second copy of it is made. Must not know: what is packed.
 
 use std::io::{self, Write};
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
+use zstd::zstd_safe::{CCtx, CParameter, ResetDirective, get_error_name};
 
 use super::PART_BYTES;
 use crate::model::{Refusal, RefusalCode};
@@ -12,6 +14,33 @@ use crate::priority::{GIVE_WAY_BYTES, give_way};
 
 /// Up to here the pieces are joined before they are compressed.
 const JOINED_BYTES_MAX: u64 = GIVE_WAY_BYTES as u64;
+
+/// Contexts that nobody uses. Each has its tables and its window, a megabyte or more that the system would have to give anew, page by
+/// page, for every batch and every block.
+static IDLE: Mutex<Vec<CCtx<'static>>> = Mutex::new(Vec::new());
+/// As many as ever pack at once: the writer, the sealer, and one in between.
+const IDLE_MAX: usize = 3;
+/// What a large record or a high level needed is given back.
+const IDLE_BYTES_MAX: usize = 8 << 20;
+
+/// Runs `work` with a context at this level.
+fn with_context<T>(level: i32, work: impl FnOnce(&mut CCtx<'static>) -> io::Result<T>) -> io::Result<T> {
+    let idle = || IDLE.lock().unwrap_or_else(PoisonError::into_inner);
+    let taken = idle().pop();
+    let mut context = taken.or_else(CCtx::try_create).ok_or(io::ErrorKind::OutOfMemory)?;
+    context.reset(ResetDirective::SessionAndParameters).map_err(as_io)?;
+    context.set_parameter(CParameter::CompressionLevel(level)).map_err(as_io)?;
+    let done = work(&mut context);
+    let mut idle = idle();
+    if idle.len() < IDLE_MAX && context.sizeof() <= IDLE_BYTES_MAX {
+        idle.push(context);
+    }
+    done
+}
+
+fn as_io(code: usize) -> io::Error {
+    io::Error::other(get_error_name(code))
+}
 
 /// Compressed bytes, in parts of at most [`PART_BYTES`].
 struct Parts(Vec<Vec<u8>>);
@@ -46,17 +75,17 @@ pub fn pack<'a>(
     if bytes <= JOINED_BYTES_MAX {
         return pack_joined(head, pieces, level).map_err(|error| failed(bytes, &error));
     }
-    let packed = || {
-        let mut encoder = zstd::stream::write::Encoder::new(Parts(vec![head]), level)?;
+    let packed = with_context(level, |context| {
+        let mut encoder = zstd::stream::write::Encoder::with_context(Parts(vec![head]), context);
         encoder.set_pledged_src_size(Some(bytes))?;
         encoder.include_contentsize(true)?;
         for bytes in pieces.flat_map(|piece| piece.chunks(GIVE_WAY_BYTES)) {
             encoder.write_all(bytes)?;
             give_way(bytes.len());
         }
-        Ok::<_, io::Error>(encoder.finish()?.0)
-    };
-    packed().map_err(|error| failed(bytes, &error))
+        Ok(encoder.finish()?.0)
+    });
+    packed.map_err(|error| failed(bytes, &error))
 }
 
 /// The same of less, in one go: it is not copied into the encoder's own buffer, and no part is full.
@@ -71,8 +100,13 @@ fn pack_joined<'a>(
         pieces.for_each(|piece| joined.extend_from_slice(piece));
         joined
     });
-    head.extend(zstd::bulk::compress(joined.as_deref().unwrap_or(first), level)?);
-    Ok(vec![head])
+    let source = joined.as_deref().unwrap_or(first);
+    with_context(level, |context| {
+        let mut packed = Vec::with_capacity(zstd::zstd_safe::compress_bound(source.len()));
+        context.compress2(&mut packed, source).map_err(as_io)?;
+        head.append(&mut packed);
+        Ok(vec![head])
+    })
 }
 
 fn failed(bytes: u64, error: &io::Error) -> Refusal {
