@@ -20,8 +20,8 @@ const JOINED_BYTES_MAX: u64 = GIVE_WAY_BYTES as u64;
 static IDLE: Mutex<Vec<CCtx<'static>>> = Mutex::new(Vec::new());
 /// As many as ever pack at once: the writer, the sealer, and one in between.
 const IDLE_MAX: usize = 3;
-/// What a large record or a high level needed is given back.
-const IDLE_BYTES_MAX: usize = 8 << 20;
+/// What a large record or a high level needed is given back: an idle daemon stays small.
+const IDLE_BYTES_MAX: usize = 4 << 20;
 
 /// Runs `work` with a context at this level.
 fn with_context<T>(level: i32, work: impl FnOnce(&mut CCtx<'static>) -> io::Result<T>) -> io::Result<T> {
