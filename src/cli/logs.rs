@@ -34,7 +34,7 @@ pub async fn run(global: &Global, args: Logs, out: Out) -> Result {
         tail: args.tail.unwrap_or(0),
         ..Default::default()
     };
-    let mut resumes = 0;
+    let (mut resumes, mut has_begun) = (0, false);
     loop {
         let mut pages = client.query_logs(request.clone()).await.map_err(connect::refused)?;
         let mut ended = false;
@@ -42,7 +42,7 @@ pub async fn run(global: &Global, args: Logs, out: Out) -> Result {
             match pages.next().await {
                 Some(Ok(page)) => {
                     page.records.iter().try_for_each(|record| printer.print(record))?;
-                    resumes = 0;
+                    (resumes, has_begun) = (0, true);
                     request.offset = page.next_offset;
                     ended = page.end;
                 }
@@ -60,7 +60,10 @@ pub async fn run(global: &Global, args: Logs, out: Out) -> Result {
             }
             Some(_) => {
                 resumes += 1;
-                request.tail = 0;
+                // Before its first page a tail was only looked for.
+                if has_begun {
+                    request.tail = 0;
+                }
                 tokio::time::sleep(connect::RESUME_WAIT).await;
                 client = connect::grpc(global).await?;
             }

@@ -44,6 +44,13 @@ impl Hosts {
         self.release(host);
     }
 
+    /// Nothing that the host asked for or has shown holds anybody back any more.
+    pub fn lift(&self, host: &str) {
+        let now_ms = self.clock.steady_ms();
+        self.table().lift(&host.into(), now_ms);
+        self.freed.notify_waiters();
+    }
+
     fn release(&self, host: &Arc<str>) {
         let is_news = {
             let mut table = self.table();

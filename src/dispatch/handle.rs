@@ -115,13 +115,13 @@ impl Dispatch {
             return Err(Refusal::invalid("target", format!("more than {} are paused already", Controls::PAUSED_MAX)));
         }
         let resumed = match &change {
-            ControlChange::ResumeHost(host) => Some(Arc::from(host.as_str())),
+            ControlChange::ResumeHost(host) => Some(host.clone()),
             _ => None,
         };
         let controls = inner.store.control(change).await?;
         // Also from what the host asked for itself, and from what it has shown.
         if let Some(host) = resumed {
-            inner.hosts.table().lift(&host, inner.clock.steady_ms());
+            inner.hosts.lift(&host);
         }
         inner.inbox.controls_changed();
         Ok(controls)

@@ -111,7 +111,7 @@ impl Judge {
         }
         self.parking.ended(task);
         // It is never given up while it may be stored some day.
-        if task.is_manifest() && verdict != Verdict::Dead {
+        if task.is_manifest() && failure.code.class() != RetryClass::Permanent {
             let not_before_ms = now_ms.saturating_add(self.manifest_wait_ms(task.job, unit));
             return End::Released { failure: Some(failure), not_before_ms };
         }
@@ -346,6 +346,10 @@ mod tests {
         }
         let stored = judge.settlement(&attempted(TaskIndex::MANIFEST, 1), Outcome::Stored(Box::default()), 1_000, 1.0);
         assert!(matches!(stored.end, End::ManifestStored));
+        // However small the budget is, only a refusal for good is one.
+        judge.policy.upload_attempts_max = 1;
+        let end = judge.settlement(&attempted(TaskIndex::MANIFEST, 1), fail(FailureCode::UploadFailed), 1_000, 1.0).end;
+        assert!(matches!(end, End::Released { .. }), "{end:?}");
         // Else its job would never end.
         let refused =
             judge.settlement(&attempted(TaskIndex::MANIFEST, 1), fail(FailureCode::UploadRejected), 1_000, 1.0);

@@ -80,7 +80,9 @@ pub fn is_others_place(key: &str) -> bool {
     let mut segments = key.split('/');
     let is_area = matches!(segments.next(), Some("manifests" | "resources"));
     let (job_type, is_deeper) = (segments.next(), segments.next().is_some());
-    let is_types_folder = is_area && !is_deeper && job_type.is_none_or(|name| JobType::parse(name).is_ok());
+    // A placeholder becomes a type's name.
+    let is_type = |name: &str| JobType::parse(&name.replace("{job_type}", "x")).is_ok();
+    let is_types_folder = is_area && !is_deeper && job_type.is_none_or(is_type);
     let mut upward = key.rsplit('/');
     let (last, above) = (upward.next(), upward.next());
     let is_hex = |name: &str| name.len() == 2 && name.bytes().all(|b| b.is_ascii_hexdigit());
@@ -176,7 +178,15 @@ mod tests {
 
     #[test]
     fn nobody_puts_a_file_where_others_need_a_folder() {
-        for key in ["resources", "manifests/gallery", "sha256", "pics/sha256", "sha256/2c"] {
+        for key in [
+            "resources",
+            "manifests/gallery",
+            "manifests/{job_type}",
+            "resources/a-{job_type}",
+            "sha256",
+            "pics/sha256",
+            "sha256/2c",
+        ] {
             assert!(is_others_place(key), "{key}");
         }
         for key in ["manifests/{job_id}.json", "mine/gallery", "sha256/2c/notes", "pics/sha256.txt", "sha256/xy", "a"] {

@@ -98,6 +98,10 @@ impl Local {
                 Ok(file) => std::fs::File::from(file),
                 Err(Errno::NOENT) => return Ok(Stands::Nothing),
                 Err(Errno::LOOP) => return Ok(Stands::Other),
+                Err(errno @ (Errno::ACCESS | Errno::PERM | Errno::IO)) => {
+                    tracing::warn!(key = %place.key, %errno, "an object cannot be read");
+                    return Ok(Stands::Other);
+                }
                 Err(errno) => return Err(from_errno(errno, &place.key)),
             };
             let stat = rustix::fs::fstat(&file).map_err(|errno| from_errno(errno, &place.key))?;

@@ -40,7 +40,10 @@ pub fn reason(controls: &Controls, present: &Present<'_>, job_type: &JobType, ta
             true => format!("host {host} asked to be left alone until {until}"),
             false => format!("host {host} does not answer and is asked again at {until}"),
         };
-        return Some(format!("{why}, or after `fetchbox resume --host {host}`"));
+        // One that was told to wait for itself keeps its time, whatever becomes of the host.
+        let has_own_time = matches!(task.state, TaskState::RetryWait { not_before_ms } if not_before_ms >= until_ms);
+        let or_else = if has_own_time { String::new() } else { format!(", or after `fetchbox resume --host {host}`") };
+        return Some(why + &or_else);
     }
     let last = task.last_failure.as_ref()?;
     if last.code.class() == RetryClass::Parked {
@@ -78,6 +81,10 @@ mod tests {
             "host h:80 asked to be left alone until 1970-01-01T00:01:30Z, or after `fetchbox resume --host h:80`"
         );
         assert!(held(false).starts_with("host h:80 does not answer and is asked again at 1970-01-01T00:01:30Z"));
+        waiting.state = TaskState::RetryWait { not_before_ms: 90_500 };
+        let present = Present { host: &|_| Some((90_000, true)), ..WELL };
+        let own = reason(&Controls::default(), &present, &JobType::default(), &waiting).unwrap();
+        assert!(own.ends_with("1970-01-01T00:01:30Z"), "{own}");
     }
 
     #[test]

@@ -135,7 +135,7 @@ fn void(tx: &mut Tx<'_>, task: TaskRef, epoch: u64, now_ms: i64, interrupted_max
     row.failure = Some(failure_row.clone());
     let (number, started_at_ms) = (row.attempts, row.updated_at_ms);
     row.push_uncounted(AttemptRow { number, started_at_ms, failure: Some(failure_row), not_before_ms: now_ms });
-    tell(tx, task, &failure, now_ms)?;
+    tell(tx, task, &failure, now_ms);
     // The resource did nothing wrong: the attempt is not held against it.
     row.attempts = row.attempts.saturating_sub(1);
     row.updated_at_ms = now_ms;
@@ -143,13 +143,12 @@ fn void(tx: &mut Tx<'_>, task: TaskRef, epoch: u64, now_ms: i64, interrupted_max
     Ok(())
 }
 
-/// In the job's log, as at the end of any other attempt.
-fn tell(tx: &mut Tx<'_>, task: TaskRef, failure: &Failure, now_ms: i64) -> Result<(), Refusal> {
-    let Some(mut job) = tx.job(task.job)? else { return Ok(()) };
-    let resource_id = match task.is_manifest() {
-        true => String::new(),
-        false => spec_of(tx, task.job, &job)?.task(usize::from(task.index.0))?.resource_id,
-    };
+/// In the job's log, as at the end of any other attempt. A damaged row takes the line, or the resource's name in it: a start must not
+/// fail for that.
+fn tell(tx: &mut Tx<'_>, task: TaskRef, failure: &Failure, now_ms: i64) {
+    let Ok(Some(mut job)) = tx.job(task.job) else { return };
+    let spec = spec_of(tx, task.job, &job).and_then(|spec| spec.task(usize::from(task.index.0)));
+    let resource_id = spec.map_or_else(|_| String::new(), |spec| spec.resource_id);
     let log = NewLog {
         level: LogLevel::Warn,
         message: format!("{}; it is made again and does not count", failure.message),
@@ -162,5 +161,4 @@ fn tell(tx: &mut Tx<'_>, task: TaskRef, failure: &Failure, now_ms: i64) -> Resul
     };
     tx.append_log(task.job, &mut job, log);
     tx.put_job(task.job, job, now_ms);
-    Ok(())
 }
