@@ -35,7 +35,7 @@ pub(super) struct Attempted {
 pub(super) struct Judge {
     policy: Policy,
     pub parking: Parking,
-    /// A manifest's attempts are not counted by the store, for it is never given up: its backoff counts here.
+    /// A manifest's attempts are not counted by the store, for no budget ends them: its backoff counts here.
     manifest_tries: HashMap<JobId, u32>,
 }
 
@@ -114,6 +114,9 @@ impl Judge {
         if task.is_manifest() && failure.code.class() != RetryClass::Permanent {
             let not_before_ms = now_ms.saturating_add(self.manifest_wait_ms(task.job, unit));
             return End::Released { failure: Some(failure), not_before_ms };
+        }
+        if task.is_manifest() {
+            self.manifest_tries.remove(&task.job);
         }
         match verdict {
             Verdict::Retry { not_before_ms } => End::Retry { failure, not_before_ms },
