@@ -26,6 +26,9 @@ const QUIET_TURNS: u64 = 3;
 const FILL_EVERY_TURNS: u64 = 300;
 /// Between two rounds of writing memtables while much is written.
 const WRITE_EVERY_TURNS: u64 = 5;
+/// Records packed since the last table of output, a third of what a memtable takes: then the pause is used to write one, because in the
+/// midst of the next burst each commit's sync would wait for those of the table, 10 to 30 ms.
+const PAUSE_BYTES: u64 = 16 << 20;
 /// Filled in one turn: they stand in a memtable until it is written.
 const FILL_BYTES: u64 = 16 << 20;
 /// Filled in one commit: others wait for it.
@@ -39,6 +42,8 @@ pub struct JournalRoom {
     quiet: u64,
     written_at: u64,
     filled_at: Option<u64>,
+    /// Of [`Tails::sealed_by_now`], when a table was last written in a pause.
+    sealed_bytes: u64,
     /// While a file is filled up: its number, and how much may still be written into it.
     filling: Option<(u64, u64)>,
     /// It cannot be known or changed here: left to the database.
@@ -55,7 +60,17 @@ struct Files {
 
 impl JournalRoom {
     pub fn new(database: PathBuf) -> Self {
-        Self { database, turn: 0, sequence: 0, quiet: 0, written_at: 0, filled_at: None, filling: None, off: false }
+        Self {
+            database,
+            turn: 0,
+            sequence: 0,
+            quiet: 0,
+            written_at: 0,
+            filled_at: None,
+            sealed_bytes: 0,
+            filling: None,
+            off: false,
+        }
     }
 
     /// Once a second.
@@ -91,6 +106,12 @@ impl JournalRoom {
         if files.count > 1 && files.bytes - files.newest_bytes >= WORTH_BYTES && waited {
             self.written_at = self.turn;
             return spaces.write_tables();
+        }
+        if let Some(sealed) = tails.sealed_by_now()
+            && sealed - self.sealed_bytes >= PAUSE_BYTES
+        {
+            self.sealed_bytes = sealed;
+            return spaces.write_table(Space::Output);
         }
         let long_ago = self.filled_at.is_none_or(|at| self.turn - at >= FILL_EVERY_TURNS);
         let worth = tails.is_used() && files.count == 1 && files.newest_bytes >= WORTH_BYTES;

@@ -146,21 +146,23 @@ fn open_files(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
-/// How long the folder must not have shrunk: a journal without use is given back some ten seconds after the last line.
+/// How long the folder must have stayed as large as it is: journals and tables without use are given back some seconds apart.
 const SETTLED: Duration = Duration::from_secs(25);
+/// What the daemon writes for itself meanwhile.
+const SETTLED_BYTES: u64 = 64 << 10;
 
-/// Bytes of the folder once it has stopped to shrink.
+/// Bytes of the folder once they do not change any more.
 fn settled_bytes(dir: &Path) -> u64 {
-    let (mut least, mut since) = (u64::MAX, Instant::now());
+    let (mut bytes, mut since) = (0, Instant::now());
     let begun = Instant::now();
-    while since.elapsed() < SETTLED && begun.elapsed() < 3 * SETTLED {
+    while since.elapsed() < SETTLED && begun.elapsed() < 4 * SETTLED {
         let now = allocated(dir);
-        if now < least {
-            (least, since) = (now, Instant::now());
+        if now.abs_diff(bytes) > SETTLED_BYTES {
+            (bytes, since) = (now, Instant::now());
         }
         std::thread::sleep(Duration::from_millis(500));
     }
-    least
+    bytes
 }
 
 /// As `du` counts: what files occupy, not how long they are.

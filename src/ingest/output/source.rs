@@ -121,7 +121,10 @@ impl OutputSource {
         let bytes = std::mem::take(&mut self.bytes);
         self.packet += 1;
         let at = self.at.take().unwrap_or_else(Clock::instant);
-        self.spool.put(Item::Packet(Packet { names, records, bytes, at, lease })).map_err(|_| Closed)
+        self.spool.put(Item::Packet(Packet { names, records, bytes, at, lease })).map_err(|_| Closed)?;
+        // Who was woken by this waits on this very thread, however many are idle, until this task has nothing to read for once.
+        tokio::task::yield_now().await;
+        Ok(())
     }
 
     /// When [`Self::hand_over`] should be called even if nothing comes: gaps wait to be told.

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +23,8 @@ pub(super) const BATCH_BYTES: usize = 256 << 10;
 const FOLLOWED_BYTES: usize = 128 << 10;
 /// However many jobs share it, while somebody follows one of them.
 const FOLLOWED_BYTES_MAX: usize = 384 << 10;
+/// So long after the last output of such a job batches stay small.
+const FOLLOWED_FOR: Duration = Duration::from_secs(10);
 /// Microseconds that may take. On a slower disk batches are as many times larger, so that its syncs are paid for.
 const COMMIT_US: u64 = 2_500;
 /// A batch of many jobs has this much of each, as far as it may: the rows of a job are paid for once.
@@ -48,6 +50,8 @@ pub struct OutputWriter {
     pub(super) batch_bytes: usize,
     /// Microseconds that the last commits took, smoothed.
     pub(super) commit_us: Arc<AtomicU64>,
+    /// When a batch last held output of a job that somebody followed.
+    pub(super) followed_at: Option<Instant>,
 }
 
 /// A batch that the store has.
@@ -111,7 +115,7 @@ impl OutputWriter {
             let batch = group(items);
             let jobs = batch.parts.len();
             let Some((shares, kept, batch)) = self.shares(batch).await else { continue };
-            let is_followed = self.reader.is_any_watched(shares.iter().map(|share| share.job));
+            let is_followed = self.is_followed(&shares);
             self.batch_bytes = batch_bytes(jobs, self.commit_us.load(Ordering::Relaxed), is_followed);
             self.spool.set_enough(self.batch_bytes);
             let packed = self.pack(Arc::clone(&shares)).await;
@@ -126,6 +130,15 @@ impl OutputWriter {
         if let Some(flight) = flight {
             self.land_in_turn(flight).await;
         }
+    }
+
+    /// The batch before says little of the next one: it may be the end of a burst, without the job that is followed.
+    fn is_followed(&mut self, shares: &[OutputShare]) -> bool {
+        let now = Clock::instant();
+        if self.reader.is_any_watched(shares.iter().map(|share| share.job)) {
+            self.followed_at = Some(now);
+        }
+        self.followed_at.is_some_and(|at| now.duration_since(at) < FOLLOWED_FOR)
     }
 
     fn lacks_room(&self) -> bool {

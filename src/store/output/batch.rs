@@ -4,13 +4,16 @@
 //! appends, ordinals before the commit gives them.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use bytes::Bytes;
 use fjall::UserValue;
 use prost::Message;
 
+use super::codec::Encoder;
 use super::pack::{pack, unpack};
-use super::{codec, tails::Chunk};
+use super::slab::SLAB_BYTES;
+use super::tails::Chunk;
 use crate::model::{JobId, NewOutput, OutputKind, OutputShare, Refusal};
 use crate::priority::give_way;
 use crate::store::keys::{self, Family, Fields};
@@ -18,6 +21,8 @@ use crate::store::records::{self, damaged};
 
 /// Fast: the rows live for seconds.
 const LEVEL: i32 = 1;
+/// What a record takes besides its data, mostly.
+const RECORD_BYTES: usize = 16;
 
 /// One job's records of one kind.
 pub struct Piece {
@@ -28,7 +33,7 @@ pub struct Piece {
     pub count: u64,
     /// Bytes of the records' data.
     pub data_bytes: u64,
-    /// Encoded, not compressed: what the tail keeps.
+    /// Encoded, not compressed. A small one lies in the batch's buffer with others: [`super::Tails`] makes it the job's.
     pub body: Bytes,
 }
 
@@ -44,7 +49,10 @@ impl OutputBatch {
     /// Compresses: not for a thread that others wait for. `now_ms`: when the output came. Pieces stand in the order of `shares`, each
     /// share's kinds in the order of their first record; a share without records has none.
     pub fn new(shares: &[OutputShare], now_ms: i64) -> Self {
-        let mut pieces: Vec<Piece> = Vec::with_capacity(shares.len());
+        let mut encoder = Encoder::default();
+        let mut drafts: Vec<Draft> = Vec::with_capacity(shares.len());
+        let small = shares.iter().map(weight).filter(|bytes| *bytes < SLAB_BYTES);
+        let mut shared = Vec::with_capacity(small.sum());
         for share in shares {
             let mut kinds: Vec<OutputKind> = Vec::new();
             for record in &share.records {
@@ -52,9 +60,23 @@ impl OutputBatch {
                     kinds.push(record.kind);
                 }
             }
-            pieces.extend(kinds.into_iter().map(|kind| piece(share, kind)));
-            give_way(pieces.last().map_or(0, |piece| piece.body.len()));
+            let is_small = weight(share) < SLAB_BYTES;
+            for kind in kinds {
+                let mut own = Vec::new();
+                let bytes = if is_small { &mut shared } else { &mut own };
+                let from = bytes.len();
+                encoder.encode(numbered(share, kind), bytes);
+                let range = from..bytes.len();
+                give_way(range.len());
+                drafts.push(Draft {
+                    share,
+                    kind,
+                    body: if is_small { Body::Shared(range) } else { Body::Own(own.into()) },
+                });
+            }
         }
+        let shared = Bytes::from(shared);
+        let pieces: Vec<Piece> = drafts.into_iter().map(|draft| draft.piece(&shared)).collect();
         let packed = pack(Vec::new(), pieces.iter().map(|piece| &*piece.body), LEVEL);
         Self { pieces, packed, now_ms }
     }
@@ -66,17 +88,48 @@ impl OutputBatch {
     }
 }
 
-fn piece(share: &OutputShare, kind: OutputKind) -> Piece {
-    let of_kind = || share.records.iter().filter(move |record| record.kind == kind);
-    let numbered = of_kind().enumerate().map(|(at, record): (usize, &NewOutput)| (at as u64, record));
-    Piece {
-        job: share.job,
-        kind,
-        expected: share.expected,
-        count: of_kind().count() as u64,
-        data_bytes: of_kind().map(|record| record.data.len() as u64).sum(),
-        body: codec::encode(numbered).into(),
+/// A piece before it is known where the others end.
+struct Draft<'a> {
+    share: &'a OutputShare,
+    kind: OutputKind,
+    body: Body,
+}
+
+enum Body {
+    Shared(Range<usize>),
+    Own(Bytes),
+}
+
+impl Draft<'_> {
+    fn piece(self, shared: &Bytes) -> Piece {
+        let Self { share, kind, body } = self;
+        let of_kind = || share.records.iter().filter(|record| record.kind == kind);
+        Piece {
+            job: share.job,
+            kind,
+            expected: share.expected,
+            count: of_kind().count() as u64,
+            data_bytes: of_kind().map(|record| record.data.len() as u64).sum(),
+            body: match body {
+                Body::Shared(range) => shared.slice(range),
+                Body::Own(bytes) => bytes,
+            },
+        }
     }
+}
+
+/// About what its records take when they are encoded.
+fn weight(share: &OutputShare) -> usize {
+    let of = |record: &NewOutput| {
+        let label = record.label.as_ref().map_or(0, |label| label.message.len());
+        RECORD_BYTES + record.data.len() + label
+    };
+    share.records.iter().map(of).sum()
+}
+
+fn numbered(share: &OutputShare, kind: OutputKind) -> impl Iterator<Item = (u64, &NewOutput)> + Clone {
+    let of_kind = share.records.iter().filter(move |record| record.kind == kind);
+    of_kind.enumerate().map(|(at, record)| (at as u64, record))
 }
 
 /// Part 0: whose records the batch holds.

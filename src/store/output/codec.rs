@@ -33,42 +33,57 @@ fn stream_bits(stream: LogStream) -> u8 {
     }
 }
 
-/// Ordinals are relative: a reader adds the base it knows. The data are written once, to where they stay.
+/// Records as bytes; see [`Encoder::encode`].
 pub fn encode<'a>(records: impl Iterator<Item = (u64, &'a NewOutput)> + Clone) -> Vec<u8> {
-    let mut columns: [Vec<u8>; COLUMNS - 1] = Default::default();
-    let [ordinals, flags, times, sequences, lengths, labels] = &mut columns;
-    let (mut count, mut next, mut time, mut sequence, mut data_bytes) = (0u64, 0u64, 0i64, 0u64, 0usize);
-    for (ordinal, record) in records.clone() {
-        put_varint(ordinal.wrapping_sub(next), ordinals);
-        next = ordinal.wrapping_add(1);
-        let label = record.label.as_ref();
-        flags.push(stream_bits(record.stream) | if label.is_some() { HAS_LABEL } else { 0 });
-        put_varint(zigzag(record.time_ns.wrapping_sub(time)), times);
-        time = record.time_ns;
-        put_varint(zigzag(record.sequence.wrapping_sub(sequence).wrapping_sub(1).cast_signed()), sequences);
-        sequence = record.sequence;
-        put_varint(record.data.len() as u64, lengths);
-        if let Some(label) = label {
-            let row = LogRow::from_log(label.as_ref().clone());
-            put_varint(row.encoded_len() as u64, labels);
-            row.encode_raw(labels);
-        }
-        data_bytes += record.data.len();
-        count += 1;
-    }
-    let mut bytes = Vec::with_capacity(64 + data_bytes + columns.iter().map(Vec::len).sum::<usize>());
-    bytes.push(VERSION);
-    put_varint(count, &mut bytes);
-    for length in columns.iter().map(Vec::len).chain([data_bytes]) {
-        put_varint(length as u64, &mut bytes);
-    }
-    for column in &columns {
-        bytes.extend_from_slice(column);
-    }
-    for (_, record) in records {
-        bytes.extend_from_slice(&record.data);
-    }
+    let mut bytes = Vec::new();
+    Encoder::default().encode(records, &mut bytes);
     bytes
+}
+
+/// Where columns grow: used again for one piece after another.
+#[derive(Default)]
+pub struct Encoder {
+    columns: [Vec<u8>; COLUMNS - 1],
+}
+
+impl Encoder {
+    /// Puts the records behind what stands in `bytes`. Ordinals are relative: a reader adds the base it knows. The data are written once, to
+    /// where they stay.
+    pub fn encode<'a>(&mut self, records: impl Iterator<Item = (u64, &'a NewOutput)> + Clone, bytes: &mut Vec<u8>) {
+        self.columns.iter_mut().for_each(Vec::clear);
+        let [ordinals, flags, times, sequences, lengths, labels] = &mut self.columns;
+        let (mut count, mut next, mut time, mut sequence, mut data_bytes) = (0u64, 0u64, 0i64, 0u64, 0usize);
+        for (ordinal, record) in records.clone() {
+            put_varint(ordinal.wrapping_sub(next), ordinals);
+            next = ordinal.wrapping_add(1);
+            let label = record.label.as_ref();
+            flags.push(stream_bits(record.stream) | if label.is_some() { HAS_LABEL } else { 0 });
+            put_varint(zigzag(record.time_ns.wrapping_sub(time)), times);
+            time = record.time_ns;
+            put_varint(zigzag(record.sequence.wrapping_sub(sequence).wrapping_sub(1).cast_signed()), sequences);
+            sequence = record.sequence;
+            put_varint(record.data.len() as u64, lengths);
+            if let Some(label) = label {
+                let row = LogRow::from_log(label.as_ref().clone());
+                put_varint(row.encoded_len() as u64, labels);
+                row.encode_raw(labels);
+            }
+            data_bytes += record.data.len();
+            count += 1;
+        }
+        bytes.reserve(64 + data_bytes + self.columns.iter().map(Vec::len).sum::<usize>());
+        bytes.push(VERSION);
+        put_varint(count, bytes);
+        for length in self.columns.iter().map(Vec::len).chain([data_bytes]) {
+            put_varint(length as u64, bytes);
+        }
+        for column in &self.columns {
+            bytes.extend_from_slice(column);
+        }
+        for (_, record) in records {
+            bytes.extend_from_slice(&record.data);
+        }
+    }
 }
 
 /// Most numbers here are small.

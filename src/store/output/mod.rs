@@ -18,6 +18,7 @@ mod pack;
 mod recover;
 mod rollup;
 mod sample;
+mod slab;
 mod tails;
 
 use serde::{Deserialize, Serialize};
@@ -45,7 +46,7 @@ pub const PART_BYTES: usize = 8 << 20;
 pub struct Options {
     /// Bytes of records that are compressed into one block.
     pub block_bytes: usize,
-    /// Bytes of output kept in memory until they are sealed, of all jobs together. Twice this much makes appends wait.
+    /// Bytes of output kept in memory until they are sealed, of all jobs together. Half as much again makes appends wait.
     pub tail_bytes_max: usize,
     /// Output that waits longer than this is sealed however little it is.
     pub seal_after_ms: u64,
@@ -56,6 +57,6 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { block_bytes: 256 << 10, tail_bytes_max: 32 << 20, seal_after_ms: 5_000, compression_level: 5 }
+        Self { block_bytes: 256 << 10, tail_bytes_max: 48 << 20, seal_after_ms: 5_000, compression_level: 5 }
     }
 }

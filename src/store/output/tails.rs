@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::batch::{Committed, count_by_batch};
 use super::codec::{self, Window};
 use super::counts::LiveCounts;
+use super::slab::Slab;
 use crate::model::{JobId, OutputKind, OutputRecord, Refusal};
 
 /// Records of one job and kind from one batch; their ordinals follow each other.
@@ -23,8 +24,8 @@ pub struct Chunk {
     pub body: Bytes,
 }
 
-/// What a chunk costs besides its bytes.
-const CHUNK_OVERHEAD_BYTES: usize = 128;
+/// What a chunk costs besides its bytes: 56 in a queue that grows by doubling.
+const CHUNK_OVERHEAD_BYTES: usize = 80;
 
 impl Chunk {
     fn weight(&self) -> usize {
@@ -55,6 +56,7 @@ impl Chunk {
 #[derive(Default)]
 struct Growing {
     chunks: VecDeque<Chunk>,
+    slab: Slab,
     /// Of the records, without what the chunks cost besides.
     body_bytes: usize,
     /// When its oldest chunk came, or the last of it was sealed.
@@ -84,6 +86,10 @@ struct State {
     batches: BTreeMap<u64, Rows>,
     /// Seconds, about, since the store was opened.
     tick: u64,
+    /// When the last output came.
+    came_tick: u64,
+    /// Of records, since the store was opened.
+    sealed_bytes: u64,
     closing: bool,
     /// Jobs with logs in the group that is being committed: their first offset in it. What is behind it may be in the database and
     /// not yet here.
@@ -189,15 +195,17 @@ impl Tails {
         self.next_batch.fetch_max(committed.batch + 1, Ordering::Relaxed);
         let mut state = self.lock();
         let tick = state.tick;
+        state.came_tick = tick;
         let rows = state.batches.entry(committed.batch).or_default();
         rows.open += committed.chunks.len();
         rows.rows = committed.rows;
-        for (job, kind, chunk) in committed.chunks {
+        for (job, kind, mut chunk) in committed.chunks {
             state.bytes += chunk.weight();
             let tail = state.by.entry((job, kind)).or_default();
             if tail.chunks.is_empty() {
                 tail.since_tick = tick;
             }
+            chunk.body = tail.slab.keep(chunk.body, tail.body_bytes);
             tail.body_bytes += chunk.body.len();
             tail.chunks.push_back(chunk);
         }
@@ -258,20 +266,26 @@ impl Tails {
         self.lock().bytes
     }
 
+    /// Nothing came for a second and little waits: bytes of records that were sealed since the store was opened.
+    pub fn sealed_by_now(&self) -> Option<u64> {
+        let state = self.lock();
+        (state.is_calm() && !state.is_much(&self.options)).then_some(state.sealed_bytes)
+    }
+
     /// Seconds that the oldest unsealed output has waited, about.
     pub fn lag_ticks(&self) -> u64 {
         let state = self.lock();
         state.by.values().map(|tail| state.tick - tail.since_tick).max().unwrap_or(0)
     }
 
-    /// The sealer does not keep up: three quarters of what may wait beyond the first bound do.
+    /// The sealer does not keep up: half of what may wait beyond the first bound does.
     pub fn is_behind(&self) -> bool {
-        self.lock().bytes > self.options.tail_bytes_max / 4 * 7
+        self.lock().bytes > self.options.tail_bytes_max / 4 * 5
     }
 
     /// Blocks while the sealer is far behind, at most `patience`. False: still no room.
     pub fn wait_for_room(&self, patience: Duration) -> bool {
-        let limit = 2 * self.options.tail_bytes_max;
+        let limit = self.options.tail_bytes_max / 2 * 3;
         let crowded = |state: &mut State| state.bytes > limit && !state.closing;
         let waited = self.bell.wait_timeout_while(self.lock(), patience, crowded);
         waited.unwrap_or_else(PoisonError::into_inner).0.bytes <= limit
@@ -382,6 +396,7 @@ impl State {
                 tail.chunks.front().is_some_and(|front| front.first == chunk.first && front.batch == chunk.batch);
             if let Some(gone) = first.then(|| tail.chunks.pop_front()).flatten() {
                 tail.body_bytes -= gone.body.len();
+                self.sealed_bytes += gone.body.len() as u64;
                 if let Some(rows) = self.batches.get_mut(&gone.batch) {
                     rows.open = rows.open.saturating_sub(1);
                 }
@@ -424,7 +439,18 @@ impl State {
     }
 
     fn is_old(&self, tail: &Growing, options: &super::Options) -> bool {
-        self.tick - tail.since_tick >= options.seal_after_ms.div_ceil(1_000)
+        // What is left of a burst, and nobody is in the way: the next one finds room.
+        let is_time = self.is_calm() && self.is_much(options);
+        is_time || self.tick - tail.since_tick >= options.seal_after_ms.div_ceil(1_000)
+    }
+
+    fn is_much(&self, options: &super::Options) -> bool {
+        self.bytes > options.tail_bytes_max / 8
+    }
+
+    /// Nothing came for a second.
+    fn is_calm(&self) -> bool {
+        self.tick > self.came_tick + 1
     }
 
     /// A batch's rows live until the last of its chunks is sealed: so the old ones first, however small, then the largest.
