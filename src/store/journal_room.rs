@@ -151,3 +151,45 @@ fn fill(spaces: &Spaces, bytes: u64) -> Result<(), String> {
     spaces.commit(std::iter::once((&key, &None))).map_err(failed)?;
     spaces.write_table(Space::Output)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{JobId, OutputKind};
+    use crate::store::output::{Chunk, Committed, Done, Options as OutputOptions};
+    use crate::telemetry::Metrics;
+
+    #[test]
+    fn the_table_behind_a_burst_is_written_in_the_pause_and_not_in_the_next_burst() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = crate::store::open(dir.path(), &crate::store::Options::default(), Metrics::new()).unwrap();
+        let (spaces, published) = (&opened.store.spaces, &opened.store.published);
+        let row = Some(vec![7; 1 << 20]);
+        spaces.commit(std::iter::once((&keys::filler(), &row))).unwrap();
+        let before = spaces.sizes().0;
+        let tails = Tails::new(OutputOptions::default());
+        let mut room = JournalRoom::new(dir.path().join("db"));
+        let (job, kind) = (JobId::MIN, OutputKind::Log);
+        let burst = |batch: u64, bytes: u64| {
+            let body = vec![0; usize::try_from(bytes).unwrap()].into();
+            let chunks = vec![Chunk { batch, first: batch, count: 1, body }];
+            tails.add(Committed { batch, rows: 1, chunks: vec![(job, kind, chunks[0].clone())] });
+            tails.sealed(vec![Done { job, kind, chunks, rest: None }]);
+        };
+        let written = || spaces.sizes().0 != before;
+        burst(1, PAUSE_BYTES);
+        tails.tick();
+        room.turn(spaces, published, &tails);
+        assert_eq!(room.sealed_bytes, 0, "something came in the last second");
+        tails.tick();
+        room.turn(spaces, published, &tails);
+        assert_eq!(room.sealed_bytes, PAUSE_BYTES);
+        while !written() {
+            std::thread::yield_now();
+        }
+        burst(2, PAUSE_BYTES - 1);
+        (0..2).for_each(|_| tails.tick());
+        room.turn(spaces, published, &tails);
+        assert_eq!(room.sealed_bytes, PAUSE_BYTES, "too little for a table of its own");
+    }
+}

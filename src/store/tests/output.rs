@@ -293,6 +293,34 @@ async fn blocks_end_where_lines_end_so_that_a_search_reads_one() {
     assert_eq!(joined, text);
 }
 
+fn one_chunk(batch: u64, bytes: usize) -> output::Committed {
+    let chunk = output::Chunk { batch, first: batch, count: 1, body: vec![0; bytes].into() };
+    output::Committed { batch, rows: 1, chunks: vec![(JobId::MIN, OutputKind::Log, chunk)] }
+}
+
+#[test]
+fn what_a_burst_left_is_packed_as_soon_as_nothing_comes_and_a_trickle_is_not() {
+    let options = output::Options { tail_bytes_max: 80_000, seal_after_ms: 60_000, ..output::Options::default() };
+    let tails = output::Tails::new(options.clone());
+    let due =
+        |tails: &output::Tails| tails.due(Duration::ZERO, usize::MAX).into_iter().flat_map(|due| due.chunks).count();
+    for batch in 1..=10 {
+        tails.add(one_chunk(batch, 2_000));
+        tails.tick();
+        assert_eq!(due(&tails), 0, "something came in the last second");
+    }
+    tails.tick();
+    assert_eq!(due(&tails), 10);
+    assert_eq!(tails.sealed_by_now(), None);
+    let tails = output::Tails::new(options);
+    (1..=4).for_each(|batch| tails.add(one_chunk(batch, 2_000)));
+    for _ in 0..50 {
+        tails.tick();
+        assert_eq!(due(&tails), 0, "too little to be worth blocks of their own");
+    }
+    assert_eq!(tails.sealed_by_now(), Some(0));
+}
+
 #[path = "../../../tests/bench/corpus.rs"]
 mod corpus;
 
