@@ -150,7 +150,7 @@ impl Ingest {
             names: HashMap::new(),
             batch_bytes: writer::BATCH_BYTES,
             commit_us: Arc::default(),
-            followed_at: None,
+            followed: Default::default(),
         }
     }
 }

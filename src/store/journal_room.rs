@@ -5,7 +5,8 @@
 //!
 //! The database removes a journal file once every keyspace has written what stands in it to tables, and begins a new file when it writes a
 //! table and the present file is beyond 64 MB; there is no other way to make it begin one. So all memtables are written as soon as there
-//! is more than one file: a keyspace with few rows would hold on to the older ones, and a start would take twice as long. When output was
+//! is more than one file: a keyspace with few rows would hold on to the older ones, and a start would take twice as long. The pause behind a burst of output is used
+//! to write a table, so that the next burst has none in its midst. When output was
 //! written and it is quiet, the present file is filled up with rows that mean nothing, if that gives back enough, and rarely enough that
 //! a disk does not notice.
 
@@ -26,8 +27,8 @@ const QUIET_TURNS: u64 = 3;
 const FILL_EVERY_TURNS: u64 = 300;
 /// Between two rounds of writing memtables while much is written.
 const WRITE_EVERY_TURNS: u64 = 5;
-/// Records packed since the last table of output, a third of what a memtable takes: then the pause is used to write one, because in the
-/// midst of the next burst each commit's sync would wait for those of the table, 10 to 30 ms.
+/// Records packed since tables were last written here, some 2 MB of table: then a pause is used to write one, because in the midst of the next
+/// burst a commit's sync would wait for those of the table, 10 ms and more.
 const PAUSE_BYTES: u64 = 16 << 20;
 /// Filled in one turn: they stand in a memtable until it is written.
 const FILL_BYTES: u64 = 16 << 20;
@@ -42,7 +43,7 @@ pub struct JournalRoom {
     quiet: u64,
     written_at: u64,
     filled_at: Option<u64>,
-    /// Of [`Tails::sealed_by_now`], when a table was last written in a pause.
+    /// Of [`Tails::sealed_bytes`], when tables were last written here.
     sealed_bytes: u64,
     /// While a file is filled up: its number, and how much may still be written into it.
     filling: Option<(u64, u64)>,
@@ -95,8 +96,7 @@ impl JournalRoom {
             if files.newest != number || left == 0 {
                 // A new file was begun: what is left in memory is all that still needs the old one.
                 self.filling = None;
-                self.written_at = self.turn;
-                return spaces.write_tables();
+                return self.write_tables(spaces, tails);
             }
             let bytes = left.min(FILL_BYTES);
             self.filling = Some((number, left - bytes));
@@ -104,12 +104,10 @@ impl JournalRoom {
         }
         let waited = self.turn - self.written_at >= WRITE_EVERY_TURNS;
         if files.count > 1 && files.bytes - files.newest_bytes >= WORTH_BYTES && waited {
-            self.written_at = self.turn;
-            return spaces.write_tables();
+            return self.write_tables(spaces, tails);
         }
-        if let Some(sealed) = tails.sealed_by_now()
-            && sealed - self.sealed_bytes >= PAUSE_BYTES
-        {
+        let sealed = tails.sealed_bytes();
+        if tails.is_settled() && sealed - self.sealed_bytes >= PAUSE_BYTES {
             self.sealed_bytes = sealed;
             return spaces.write_table(Space::Output);
         }
@@ -119,9 +117,14 @@ impl JournalRoom {
             self.filled_at = Some(self.turn);
             let missing = FILE_BYTES.saturating_sub(files.newest_bytes) + FILL_STEP_BYTES as u64;
             self.filling = Some((files.newest, missing));
-            return spaces.write_tables();
+            return self.write_tables(spaces, tails);
         }
         Ok(())
+    }
+
+    fn write_tables(&mut self, spaces: &Spaces, tails: &Tails) -> Result<(), String> {
+        (self.written_at, self.sealed_bytes) = (self.turn, tails.sealed_bytes());
+        spaces.write_tables()
     }
 
     fn files(&self) -> std::io::Result<Files> {
@@ -184,7 +187,9 @@ mod tests {
         tails.tick();
         room.turn(spaces, published, &tails);
         assert_eq!(room.sealed_bytes, PAUSE_BYTES);
+        let begun = crate::clock::Clock::instant();
         while !written() {
+            assert!(begun.elapsed() < std::time::Duration::from_secs(60), "no table was written");
             std::thread::yield_now();
         }
         burst(2, PAUSE_BYTES - 1);

@@ -50,8 +50,21 @@ pub struct OutputWriter {
     pub(super) batch_bytes: usize,
     /// Microseconds that the last commits took, smoothed.
     pub(super) commit_us: Arc<AtomicU64>,
-    /// When a batch last held output of a job that somebody followed.
-    pub(super) followed_at: Option<Instant>,
+    pub(super) followed: Followed,
+}
+
+/// When a batch last held output of a job that somebody followed.
+#[derive(Default)]
+pub(super) struct Followed(Option<Instant>);
+
+impl Followed {
+    /// Whether the next batch is to be small. This one says little of it: it may be the end of a burst, without the job that is followed.
+    fn note(&mut self, is_watched: bool, now: Instant) -> bool {
+        if is_watched {
+            self.0 = Some(now);
+        }
+        self.0.is_some_and(|at| now.duration_since(at) < FOLLOWED_FOR)
+    }
 }
 
 /// A batch that the store has.
@@ -115,7 +128,8 @@ impl OutputWriter {
             let batch = group(items);
             let jobs = batch.parts.len();
             let Some((shares, kept, batch)) = self.shares(batch).await else { continue };
-            let is_followed = self.is_followed(&shares);
+            let is_watched = self.reader.is_any_watched(shares.iter().map(|share| share.job));
+            let is_followed = self.followed.note(is_watched, Clock::instant());
             self.batch_bytes = batch_bytes(jobs, self.commit_us.load(Ordering::Relaxed), is_followed);
             self.spool.set_enough(self.batch_bytes);
             let packed = self.pack(Arc::clone(&shares)).await;
@@ -130,15 +144,6 @@ impl OutputWriter {
         if let Some(flight) = flight {
             self.land_in_turn(flight).await;
         }
-    }
-
-    /// The batch before says little of the next one: it may be the end of a burst, without the job that is followed.
-    fn is_followed(&mut self, shares: &[OutputShare]) -> bool {
-        let now = Clock::instant();
-        if self.reader.is_any_watched(shares.iter().map(|share| share.job)) {
-            self.followed_at = Some(now);
-        }
-        self.followed_at.is_some_and(|at| now.duration_since(at) < FOLLOWED_FOR)
     }
 
     fn lacks_room(&self) -> bool {
@@ -410,6 +415,15 @@ mod tests {
         assert_eq!(batch_bytes(1, 10 * COMMIT_US, false), 10 * BATCH_BYTES);
         assert_eq!(batch_bytes(100, 300, false), 100 * JOB_BYTES);
         assert_eq!(batch_bytes(100_000, u64::MAX, false), BATCH_BYTES_MAX);
+    }
+
+    #[test]
+    fn the_end_of_a_burst_without_the_followed_job_does_not_make_the_next_burst_late() {
+        let (mut followed, now) = (Followed::default(), Clock::instant());
+        assert!(!followed.note(false, now));
+        assert!(followed.note(true, now));
+        assert!(followed.note(false, now + FOLLOWED_FOR / 2));
+        assert!(!followed.note(false, now + FOLLOWED_FOR));
     }
 
     #[test]

@@ -10,10 +10,10 @@ use bytes::Bytes;
 use fjall::UserValue;
 use prost::Message;
 
+use super::chunk::Chunk;
 use super::codec::Encoder;
 use super::pack::{pack, unpack};
 use super::slab::SLAB_BYTES;
-use super::tails::Chunk;
 use crate::model::{JobId, NewOutput, OutputKind, OutputShare, Refusal};
 use crate::priority::give_way;
 use crate::store::keys::{self, Family, Fields};
@@ -33,7 +33,7 @@ pub struct Piece {
     pub count: u64,
     /// Bytes of the records' data.
     pub data_bytes: u64,
-    /// Encoded, not compressed. A small one lies in the batch's buffer with others: [`super::Tails`] makes it the job's.
+    /// Encoded, not compressed. One of less than a slab lies in the batch's buffer with others: the tails copy it to where the job's lie.
     pub body: Bytes,
 }
 
@@ -66,13 +66,15 @@ impl OutputBatch {
                 let bytes = if is_small { &mut shared } else { &mut own };
                 let from = bytes.len();
                 encoder.encode(numbered(share, kind), bytes);
-                let range = from..bytes.len();
-                give_way(range.len());
-                drafts.push(Draft {
-                    share,
-                    kind,
-                    body: if is_small { Body::Shared(range) } else { Body::Own(own.into()) },
-                });
+                let length = bytes.len() - from;
+                give_way(length);
+                let body = match length {
+                    _ if !is_small => Body::Own(own.into()),
+                    // Larger than it looked: in the tails it would keep all of the buffer alive.
+                    SLAB_BYTES.. => Body::Own(shared.split_off(from).into()),
+                    _ => Body::Shared(from..shared.len()),
+                };
+                drafts.push(Draft { share, kind, body });
             }
         }
         let shared = Bytes::from(shared);

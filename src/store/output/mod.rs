@@ -10,6 +10,7 @@
 
 mod batch;
 mod block;
+mod chunk;
 mod codec;
 mod counts;
 mod edges;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use batch::OutputBatch;
 pub use block::BlockHead;
+pub use chunk::Chunk;
 pub use codec::Window;
 pub use counts::{Counts, LiveCounts};
 pub use edges::{Edge, Edges, edge_index, edges_of};
@@ -32,7 +34,7 @@ pub use filter::TextFilter;
 pub use recover::{recover, sealed_end};
 pub use rollup::{RESOLUTIONS_S as ROLLUPS_S, Rollup, recompute as recompute_rollups};
 pub use sample::{sample, time_of as sample_time};
-pub use tails::{Chunk, Done, Due, Tail, Tails};
+pub use tails::{Done, Due, Tail, Tails};
 
 pub(super) use batch::{BatchRow, Committed, FoundPiece, Piece, PieceRow, batch_keys, read_batches};
 pub(super) use block::{BlockRows, build as build_block, open_behind, read_block, read_head, rebuild_head};

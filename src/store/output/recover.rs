@@ -7,7 +7,7 @@ use std::collections::hash_map::Entry;
 
 use super::batch::read_batches;
 use super::counts::Counts;
-use super::{Tails, block, tails::Chunk};
+use super::{Chunk, Tails, block};
 use crate::model::{JobId, OutputKind, Refusal};
 use crate::store::keys::{self, Family, Space};
 use crate::store::records::{self, JobRow};

@@ -7,10 +7,10 @@
 
 use bytes::{Bytes, BytesMut};
 
-/// Pieces of less are copied into the job's slab: as large as a few dozen of them, and small beside what a block holds.
+/// A piece of so much has memory of its own from the start. A slab is as large: some dozen small pieces, and small beside a block.
 pub const SLAB_BYTES: usize = 16 << 10;
-/// The first of a job's, some lines.
-const FIRST_BYTES: usize = 512;
+/// What is larger is not put into a slab: no more than a quarter of one is left empty at its end.
+const SMALL_BYTES: usize = SLAB_BYTES / 4;
 
 #[derive(Default)]
 pub struct Slab {
@@ -18,14 +18,16 @@ pub struct Slab {
 }
 
 impl Slab {
-    /// The same bytes, where they keep nothing alive but the job's own. `held`: how much the job has here; its slabs grow with it, so that
-    /// no more than that stays empty.
+    /// The same bytes, where they keep nothing alive but the job's own. `held`: how much the job has here; its slabs grow with it.
     pub fn keep(&mut self, body: Bytes, held: usize) -> Bytes {
         if body.len() >= SLAB_BYTES {
             return body;
         }
+        if body.len() > SMALL_BYTES {
+            return Bytes::copy_from_slice(&body);
+        }
         if self.room.capacity() < body.len() {
-            self.room = BytesMut::with_capacity(held.clamp(FIRST_BYTES, SLAB_BYTES).max(body.len()));
+            self.room = BytesMut::with_capacity(held.min(SLAB_BYTES).max(body.len()));
         }
         self.room.extend_from_slice(&body);
         self.room.split().freeze()
@@ -51,7 +53,7 @@ mod tests {
                 kept.push(mine.as_ptr());
             }
             ends.push(mine.as_ptr().wrapping_add(mine.len()));
-            assert!(slab.room.capacity() <= held.max(FIRST_BYTES), "{n}: {}", slab.room.capacity());
+            assert!(slab.room.capacity() <= held, "{n}: {}", slab.room.capacity());
         }
         assert!(kept.len() < 20, "{}", kept.len());
         let large = Bytes::from(vec![1; SLAB_BYTES]);

@@ -7,51 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use super::batch::{Committed, count_by_batch};
-use super::codec::{self, Window};
+use super::chunk::{CHUNK_OVERHEAD_BYTES, Chunk};
 use super::counts::LiveCounts;
 use super::slab::Slab;
-use crate::model::{JobId, OutputKind, OutputRecord, Refusal};
-
-/// Records of one job and kind from one batch; their ordinals follow each other.
-#[derive(Debug, Clone)]
-pub struct Chunk {
-    pub batch: u64,
-    pub first: u64,
-    pub count: u64,
-    pub body: Bytes,
-}
-
-/// What a chunk costs besides its bytes: 56 in a queue that grows by doubling.
-const CHUNK_OVERHEAD_BYTES: usize = 80;
-
-impl Chunk {
-    fn weight(&self) -> usize {
-        CHUNK_OVERHEAD_BYTES + self.body.len()
-    }
-
-    /// Behind its last ordinal.
-    pub fn end(&self) -> u64 {
-        self.first + self.count
-    }
-
-    /// Of records that stand in a batch already; their ordinals follow each other.
-    pub fn of(batch: u64, records: &[OutputRecord]) -> Option<Self> {
-        let first = records.first()?.ordinal;
-        let body = codec::encode(records.iter().map(|record| (record.ordinal - first, &record.entry)));
-        Some(Self { batch, first, count: records.len() as u64, body: body.into() })
-    }
-
-    pub fn records(&self, kind: OutputKind) -> Result<Vec<OutputRecord>, Refusal> {
-        self.records_in(kind, Window::ALL)
-    }
-
-    pub fn records_in(&self, kind: OutputKind, window: Window) -> Result<Vec<OutputRecord>, Refusal> {
-        codec::decode(kind, self.first, &self.body, window)
-    }
-}
+use crate::model::{JobId, OutputKind};
 
 #[derive(Default)]
 struct Growing {
@@ -86,8 +46,12 @@ struct State {
     batches: BTreeMap<u64, Rows>,
     /// Seconds, about, since the store was opened.
     tick: u64,
-    /// When the last output came.
+    /// When much output last came: more than a 64th of `tail_bytes_max` in a tick.
     came_tick: u64,
+    /// Since the tick.
+    came_bytes: usize,
+    /// It is a pause, and what waits is sealed until nothing does.
+    packing: bool,
     /// Of records, since the store was opened.
     sealed_bytes: u64,
     closing: bool,
@@ -195,7 +159,10 @@ impl Tails {
         self.next_batch.fetch_max(committed.batch + 1, Ordering::Relaxed);
         let mut state = self.lock();
         let tick = state.tick;
-        state.came_tick = tick;
+        state.came_bytes += committed.chunks.iter().map(|(.., chunk)| chunk.weight()).sum::<usize>();
+        if state.came_bytes > self.options.tail_bytes_max / 64 {
+            (state.came_tick, state.packing) = (tick, false);
+        }
         let rows = state.batches.entry(committed.batch).or_default();
         rows.open += committed.chunks.len();
         rows.rows = committed.rows;
@@ -220,6 +187,10 @@ impl Tails {
     pub fn tick(&self) {
         let mut state = self.lock();
         state.tick += 1;
+        state.came_bytes = 0;
+        if state.is_calm() && state.unsealed_bytes() > self.options.tail_bytes_max / 8 {
+            state.packing = true;
+        }
         drop(state);
         self.bell.notify_all();
     }
@@ -266,10 +237,15 @@ impl Tails {
         self.lock().bytes
     }
 
-    /// Nothing came for a second and little waits: bytes of records that were sealed since the store was opened.
-    pub fn sealed_by_now(&self) -> Option<u64> {
+    /// It is a pause, and what was to be sealed in it is.
+    pub fn is_settled(&self) -> bool {
         let state = self.lock();
-        (state.is_calm() && !state.is_much(&self.options)).then_some(state.sealed_bytes)
+        state.is_calm() && !state.packing
+    }
+
+    /// Bytes of records that were sealed since the store was opened.
+    pub fn sealed_bytes(&self) -> u64 {
+        self.lock().sealed_bytes
     }
 
     /// Seconds that the oldest unsealed output has waited, about.
@@ -291,7 +267,7 @@ impl Tails {
         waited.unwrap_or_else(PoisonError::into_inner).0.bytes <= limit
     }
 
-    /// Waits for work for the sealer: what is full, what is too old, and the largest while memory is short. About `bytes_max` of it;
+    /// Waits for work for the sealer: what is full, what is too old, all in a pause, and the largest while memory is short. About `bytes_max` of it;
     /// nothing when the bell was rung for something else, or `wait` is over.
     pub fn due(&self, wait: Duration, bytes_max: usize) -> Vec<Due> {
         let mut state = self.lock();
@@ -408,6 +384,7 @@ impl State {
             && front.first < rest.first
             && front.end() == rest.end()
         {
+            self.sealed_bytes += front.body.len().saturating_sub(rest.body.len()) as u64;
             tail.body_bytes = tail.body_bytes + rest.body.len() - front.body.len();
             *front = rest;
         }
@@ -439,22 +416,23 @@ impl State {
     }
 
     fn is_old(&self, tail: &Growing, options: &super::Options) -> bool {
-        // What is left of a burst, and nobody is in the way: the next one finds room.
-        let is_time = self.is_calm() && self.is_much(options);
-        is_time || self.tick - tail.since_tick >= options.seal_after_ms.div_ceil(1_000)
+        // What is left of a burst is packed in the pause behind it: the next one finds room.
+        self.packing || self.tick - tail.since_tick >= options.seal_after_ms.div_ceil(1_000)
     }
 
-    fn is_much(&self, options: &super::Options) -> bool {
-        self.bytes > options.tail_bytes_max / 8
-    }
-
-    /// Nothing came for a second.
+    /// Little came for a second.
     fn is_calm(&self) -> bool {
         self.tick > self.came_tick + 1
     }
 
+    /// Without those that are left to the next start.
+    fn unsealed_bytes(&self) -> usize {
+        self.by.values().filter(|tail| !tail.stuck).map(Growing::weight).sum()
+    }
+
     /// A batch's rows live until the last of its chunks is sealed: so the old ones first, however small, then the largest.
-    fn pick(&self, options: &super::Options, bytes_max: usize) -> Vec<Due> {
+    fn pick(&mut self, options: &super::Options, bytes_max: usize) -> Vec<Due> {
+        self.packing &= self.by.values().any(|tail| !tail.stuck);
         let mut waiting = Vec::new();
         let mut short = self.bytes > options.tail_bytes_max;
         for (key, tail) in self.by.iter().filter(|(_, tail)| !tail.stuck) {

@@ -295,30 +295,78 @@ async fn blocks_end_where_lines_end_so_that_a_search_reads_one() {
 
 fn one_chunk(batch: u64, bytes: usize) -> output::Committed {
     let chunk = output::Chunk { batch, first: batch, count: 1, body: vec![0; bytes].into() };
-    output::Committed { batch, rows: 1, chunks: vec![(JobId::MIN, OutputKind::Log, chunk)] }
+    let job = JobId::from_bytes([u8::try_from(batch).unwrap(); 16]);
+    output::Committed { batch, rows: 1, chunks: vec![(job, OutputKind::Log, chunk)] }
 }
 
 #[test]
-fn what_a_burst_left_is_packed_as_soon_as_nothing_comes_and_a_trickle_is_not() {
+fn what_a_burst_left_is_packed_to_the_end_when_little_comes_and_a_trickle_is_not() {
     let options = output::Options { tail_bytes_max: 80_000, seal_after_ms: 60_000, ..output::Options::default() };
     let tails = output::Tails::new(options.clone());
-    let due =
-        |tails: &output::Tails| tails.due(Duration::ZERO, usize::MAX).into_iter().flat_map(|due| due.chunks).count();
+    let due = |tails: &output::Tails| tails.due(Duration::ZERO, 1_000);
     for batch in 1..=10 {
         tails.add(one_chunk(batch, 2_000));
         tails.tick();
-        assert_eq!(due(&tails), 0, "something came in the last second");
+        assert_eq!(due(&tails).len(), 0, "much came in the last second");
     }
+    tails.add(one_chunk(11, 1_000));
     tails.tick();
-    assert_eq!(due(&tails), 10);
-    assert_eq!(tails.sealed_by_now(), None);
+    assert!(!tails.is_settled());
+    for left in (0..11).rev() {
+        let due = due(&tails).remove(0);
+        assert_eq!(due.chunks.len(), 1, "a round takes one job's, and they go on below what began them");
+        tails.sealed(vec![output::Done { job: due.job, kind: due.kind, chunks: due.chunks, rest: None }]);
+        assert_eq!(tails.bytes() == 0, left == 0);
+    }
+    assert_eq!((due(&tails).len(), tails.is_settled(), tails.sealed_bytes()), (0, true, 21_000));
     let tails = output::Tails::new(options);
     (1..=4).for_each(|batch| tails.add(one_chunk(batch, 2_000)));
     for _ in 0..50 {
         tails.tick();
-        assert_eq!(due(&tails), 0, "too little to be worth blocks of their own");
+        assert_eq!(due(&tails).len(), 0, "too little to be worth blocks of their own");
     }
-    assert_eq!(tails.sealed_by_now(), Some(0));
+    assert!(tails.is_settled());
+}
+
+#[test]
+fn appends_wait_at_half_as_much_again_as_may_lie_unsealed() {
+    let options = output::Options { tail_bytes_max: 8_000, ..output::Options::default() };
+    let tails = output::Tails::new(options);
+    (1..=5).for_each(|batch| tails.add(one_chunk(batch, 1_920)));
+    assert_eq!((tails.wait_for_room(Duration::ZERO), tails.is_behind()), (true, false));
+    tails.add(one_chunk(6, 1_920));
+    assert_eq!((tails.wait_for_room(Duration::ZERO), tails.is_behind()), (true, true));
+    tails.add(one_chunk(7, 1_920));
+    assert_eq!((tails.wait_for_room(Duration::ZERO), tails.is_behind()), (false, true));
+}
+
+#[tokio::test]
+async fn a_tail_keeps_no_other_jobs_output_in_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = open(dir.path(), &Options::default(), Metrics::new()).unwrap();
+    let mut jobs = Vec::new();
+    for n in 1..=3 {
+        jobs.push(named(&opened.store, &format!("job-{n}"), n).await);
+    }
+    // Little by its data and messages, and much by what else a line may have.
+    let fields = (0..30).map(|n| (format!("field_{n}"), "x".repeat(1_000))).collect();
+    let label = Some(Box::new(NewLog { fields, timestamp_ms: 1, ..NewLog::default() }));
+    let heavy = NewOutput { stream: LogStream::Job, label, data: bytes::Bytes::new(), ..line(0) };
+    let records = [vec![line(1), line(2)], vec![heavy], vec![line(3)]];
+    let shares: Vec<_> =
+        jobs.iter().zip(records).map(|(job, records)| OutputShare { job: *job, expected: None, records }).collect();
+    let batch = OutputBatch::new(&shares, 9);
+    let bodies: Vec<_> = batch.pieces.iter().map(|piece| piece.body.clone()).collect();
+    assert!(bodies[1].len() > 30_000);
+    let end = |body: &bytes::Bytes| body.as_ptr().wrapping_add(body.len());
+    assert_eq!(end(&bodies[0]), bodies[2].as_ptr(), "small ones lie side by side");
+    assert_ne!(end(&bodies[0]), bodies[1].as_ptr());
+    append(&opened.store, shares.clone()).await;
+    for (job, share) in jobs.iter().zip(&shares) {
+        let tail = opened.reader.tail(*job, OutputKind::Log);
+        let entries = tail.chunks().iter().flat_map(|chunk| chunk.records(OutputKind::Log).unwrap());
+        assert_eq!(entries.map(|record| record.entry).collect::<Vec<_>>(), share.records);
+    }
 }
 
 #[path = "../../../tests/bench/corpus.rs"]
