@@ -131,7 +131,8 @@ impl OutputWriter {
             let is_watched = self.reader.is_any_watched(shares.iter().map(|share| share.job));
             let is_followed = self.followed.note(is_watched, Clock::instant());
             self.batch_bytes = batch_bytes(jobs, self.commit_us.load(Ordering::Relaxed), is_followed);
-            self.spool.set_enough(self.batch_bytes);
+            // The next batch is begun with half of one: while somebody follows, more would only be late.
+            self.spool.set_enough(if is_followed { self.batch_bytes / 2 } else { self.batch_bytes });
             let packed = self.pack(Arc::clone(&shares)).await;
             if let Some(flight) = flight.take() {
                 self.land_in_turn(flight).await;
