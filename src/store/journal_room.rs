@@ -162,8 +162,8 @@ mod tests {
     use crate::store::output::{Chunk, Committed, Done, Options as OutputOptions};
     use crate::telemetry::Metrics;
 
-    #[test]
-    fn the_table_behind_a_burst_is_written_in_the_pause_and_not_in_the_next_burst() {
+    #[tokio::test]
+    async fn the_table_behind_a_burst_is_written_in_the_pause_and_not_in_the_next_burst() {
         let dir = tempfile::tempdir().unwrap();
         let opened = crate::store::open(dir.path(), &crate::store::Options::default(), Metrics::new()).unwrap();
         let (spaces, published) = (&opened.store.spaces, &opened.store.published);
@@ -187,12 +187,12 @@ mod tests {
         tails.tick();
         room.turn(spaces, published, &tails);
         assert_eq!(room.sealed_bytes, PAUSE_BYTES);
-        // Another thread writes it.
-        (0..6_000).find(|_| {
-            std::thread::sleep(std::time::Duration::from_millis(10));
-            written()
-        });
-        assert!(written());
+        let table = async {
+            while !written() {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(60), table).await.expect("no table was written");
         burst(2, PAUSE_BYTES - 1);
         (0..2).for_each(|_| tails.tick());
         room.turn(spaces, published, &tails);
