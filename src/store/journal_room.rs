@@ -5,8 +5,8 @@
 //!
 //! The database removes a journal file once every keyspace has written what stands in it to tables, and begins a new file when it writes a
 //! table and the present file is beyond 64 MB; there is no other way to make it begin one. So all memtables are written as soon as there
-//! is more than one file: a keyspace with few rows would hold on to the older ones, and a start would take twice as long. The pause behind a burst of output is used
-//! to write a table, so that the next burst has none in its midst. When output was
+//! is more than one file: a keyspace with few rows would hold on to the older ones, and a start would take twice as long. The pause behind
+//! a burst of output is used to write a table, so that the next burst has none in its midst. When output was
 //! written and it is quiet, the present file is filled up with rows that mean nothing, if that gives back enough, and rarely enough that
 //! a disk does not notice.
 

@@ -13,8 +13,8 @@ use super::compact::ReplacedTables;
 use super::journal_room::JournalRoom;
 use super::keys::{self, Key, Space};
 use super::output::{
-    BlockRows, Chunk, Done, Due, Tails, Window, batch_keys, build_block, open_behind, read_block, read_head,
-    recompute_rollups,
+    BlockRows, Chunk, Done, Due, Tails, Window, batch_keys, build_block, encoded_bytes, open_behind, read_block,
+    read_head, recompute_rollups,
 };
 use super::published::Published;
 use super::spaces::Spaces;
@@ -31,8 +31,6 @@ const ROUND_BYTES: usize = 2 << 20;
 const MERGE_RATIO: u64 = 32;
 /// zstd's level while more comes than can be packed at the level that is asked for.
 const FAST_LEVEL: i32 = 1;
-/// What a record costs in a block besides its data, about.
-const RECORD_BYTES: usize = 8;
 /// How far the sealer stands back where the cores are all busy: to a tenth of what a thread that answers gets, and never to nothing.
 const NICE: i32 = 10;
 /// After a failure, doubled with each further one: nothing is lost meanwhile, the batches stay.
@@ -156,7 +154,7 @@ impl Sealer {
         };
         let mut sealed =
             Sealed { job: due.job, kind: due.kind, first, blocks: Vec::new(), replaced: None, gone: Vec::new() };
-        let fresh_bytes = fresh.iter().map(weight).sum::<usize>() as u64;
+        let fresh_bytes = fresh.iter().map(|record| encoded_bytes(&record.entry)).sum::<usize>() as u64;
         let (before, open) = self.merged(due, first, fresh_bytes, &mut sealed)?;
         let merged = before.len();
         let records = if merged == 0 { fresh } else { before.into_iter().chain(fresh).collect() };
@@ -210,11 +208,6 @@ impl Sealer {
     }
 }
 
-fn weight(record: &OutputRecord) -> usize {
-    let label = record.entry.label.as_ref().map_or(0, |label| label.message.len());
-    RECORD_BYTES + record.entry.data.len() + label
-}
-
 /// Where blocks end, behind the record of this index, each with the streams that are open there. The first one holds all that is
 /// merged, and more; the last one may end before the records do. Blocks end where lines end, if one does in their second half, so that few lines stand in two of them.
 fn cuts(records: &[OutputRecord], merged: usize, open: u8, block_bytes: usize, whole: bool) -> Vec<(usize, u8)> {
@@ -224,7 +217,7 @@ fn cuts(records: &[OutputRecord], merged: usize, open: u8, block_bytes: usize, w
     let mut closed: Option<(usize, usize)> = None;
     let mut from = 0;
     for (at, record) in records.iter().enumerate() {
-        let size = weight(record);
+        let size = encoded_bytes(&record.entry);
         // A record that would make the block much too large begins the next one.
         if at > from.max(merged) && bytes + size > 2 * block_bytes {
             cuts.push((at, open));

@@ -11,7 +11,7 @@ use fjall::UserValue;
 use prost::Message;
 
 use super::chunk::Chunk;
-use super::codec::Encoder;
+use super::codec::{Encoder, encoded_bytes};
 use super::pack::{pack, unpack};
 use super::slab::SLAB_BYTES;
 use crate::model::{JobId, NewOutput, OutputKind, OutputShare, Refusal};
@@ -21,8 +21,6 @@ use crate::store::records::{self, damaged};
 
 /// Fast: the rows live for seconds.
 const LEVEL: i32 = 1;
-/// What a record takes besides its data, mostly.
-const RECORD_BYTES: usize = 16;
 
 /// One job's records of one kind.
 pub struct Piece {
@@ -50,9 +48,11 @@ impl OutputBatch {
     /// share's kinds in the order of their first record; a share without records has none.
     pub fn new(shares: &[OutputShare], now_ms: i64) -> Self {
         let mut encoder = Encoder::default();
-        let mut drafts: Vec<Draft> = Vec::with_capacity(shares.len());
+        let mut pieces: Vec<Piece> = Vec::with_capacity(shares.len());
         let small = shares.iter().map(weight).filter(|bytes| *bytes < SLAB_BYTES);
         let mut shared = Vec::with_capacity(small.sum());
+        // Places of small pieces, and where their bodies lie.
+        let mut spans: Vec<(usize, Range<usize>)> = Vec::new();
         for share in shares {
             let mut kinds: Vec<OutputKind> = Vec::new();
             for record in &share.records {
@@ -63,22 +63,25 @@ impl OutputBatch {
             let is_small = weight(share) < SLAB_BYTES;
             for kind in kinds {
                 let mut own = Vec::new();
-                let bytes = if is_small { &mut shared } else { &mut own };
-                let from = bytes.len();
-                encoder.encode(numbered(share, kind), bytes);
-                let length = bytes.len() - from;
-                give_way(length);
-                let body = match length {
-                    _ if !is_small => Body::Own(own.into()),
+                let from = shared.len();
+                encoder.encode(numbered(share, kind), if is_small { &mut shared } else { &mut own });
+                if shared.len() - from >= SLAB_BYTES {
                     // Larger than it looked: in the tails it would keep all of the buffer alive.
-                    SLAB_BYTES.. => Body::Own(shared.split_off(from).into()),
-                    _ => Body::Shared(from..shared.len()),
-                };
-                drafts.push(Draft { share, kind, body });
+                    own = shared.split_off(from);
+                }
+                if shared.len() > from {
+                    spans.push((pieces.len(), from..shared.len()));
+                }
+                give_way(own.len().max(shared.len() - from));
+                pieces.push(piece(share, kind, own.into()));
             }
         }
         let shared = Bytes::from(shared);
-        let pieces: Vec<Piece> = drafts.into_iter().map(|draft| draft.piece(&shared)).collect();
+        for (place, span) in spans {
+            if let Some(piece) = pieces.get_mut(place) {
+                piece.body = shared.slice(span);
+            }
+        }
         let packed = pack(Vec::new(), pieces.iter().map(|piece| &*piece.body), LEVEL);
         Self { pieces, packed, now_ms }
     }
@@ -90,43 +93,20 @@ impl OutputBatch {
     }
 }
 
-/// A piece before it is known where the others end.
-struct Draft<'a> {
-    share: &'a OutputShare,
-    kind: OutputKind,
-    body: Body,
-}
-
-enum Body {
-    Shared(Range<usize>),
-    Own(Bytes),
-}
-
-impl Draft<'_> {
-    fn piece(self, shared: &Bytes) -> Piece {
-        let Self { share, kind, body } = self;
-        let of_kind = || share.records.iter().filter(|record| record.kind == kind);
-        Piece {
-            job: share.job,
-            kind,
-            expected: share.expected,
-            count: of_kind().count() as u64,
-            data_bytes: of_kind().map(|record| record.data.len() as u64).sum(),
-            body: match body {
-                Body::Shared(range) => shared.slice(range),
-                Body::Own(bytes) => bytes,
-            },
-        }
+fn piece(share: &OutputShare, kind: OutputKind, body: Bytes) -> Piece {
+    let of_kind = || share.records.iter().filter(|record| record.kind == kind);
+    Piece {
+        job: share.job,
+        kind,
+        expected: share.expected,
+        count: of_kind().count() as u64,
+        data_bytes: of_kind().map(|record| record.data.len() as u64).sum(),
+        body,
     }
 }
 
-/// About what its records take when they are encoded.
 fn weight(share: &OutputShare) -> usize {
-    let of = |record: &NewOutput| {
-        let label = record.label.as_ref().map_or(0, |label| label.message.len());
-        RECORD_BYTES + record.data.len() + label
-    };
-    share.records.iter().map(of).sum()
+    share.records.iter().map(encoded_bytes).sum()
 }
 
 fn numbered(share: &OutputShare, kind: OutputKind) -> impl Iterator<Item = (u64, &NewOutput)> + Clone {

@@ -16,6 +16,14 @@ const VERSION: u8 = 1;
 const COLUMNS: usize = 7;
 const STREAM_BITS: u8 = 0b11;
 const HAS_LABEL: u8 = 0b100;
+/// What a record takes besides its data and its message, mostly.
+const RECORD_BYTES: usize = 8;
+
+/// About what a record takes; fields of its label are not counted.
+pub fn encoded_bytes(record: &NewOutput) -> usize {
+    let label = record.label.as_ref().map_or(0, |label| label.message.len());
+    RECORD_BYTES + record.data.len() + label
+}
 
 fn zigzag(value: i64) -> u64 {
     ((value << 1) ^ (value >> 63)).cast_unsigned()

@@ -38,6 +38,7 @@ pub use tails::{Done, Due, Tail, Tails};
 
 pub(super) use batch::{BatchRow, Committed, FoundPiece, Piece, PieceRow, batch_keys, read_batches};
 pub(super) use block::{BlockRows, build as build_block, open_behind, read_block, read_head, rebuild_head};
+pub(super) use codec::encoded_bytes;
 
 /// Values longer than this are cut into rows of this size: the journal's audit reads rows whole.
 pub const PART_BYTES: usize = 8 << 20;
